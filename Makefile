@@ -1,0 +1,61 @@
+# Build, test and run Tiltyard. `make help` lists the targets.
+# The work is in scripts/, so that each step also runs on its own.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The target folder is outside the clone: a fresh clone then reuses what an earlier one has compiled
+# (the dependencies take far longer than Tiltyard itself), and the work tree stays clean.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/tiltyard-target
+# A shell that has not read rustup's profile still finds cargo.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The tests start Ray; it must not report its use to anyone.
+export RAY_USAGE_STATS_ENABLED := 0
+
+# Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
+ARGS ?=
+
+.PHONY: help run test build fmt lint bench-upload bench-catalog openapi
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: build ## build, then serve on http://127.0.0.1:2333 (ARGS="..." goes to `tiltyard serve`)
+	@exec "$$CARGO_TARGET_DIR/release/tiltyard" serve $(ARGS)
+
+build: ## make the release binary, after installing what that needs
+	scripts/provision cargo cc protoc
+	cargo build --release --locked
+
+test: ## format check, lints and every test, on SQLite and on a throw-away PostgreSQL
+	scripts/provision cargo rust-tools cc protoc python postgres
+	scripts/client-venv
+	cargo fmt --all -- --check
+	cargo clippy --locked --all-targets -- -D warnings
+	python="$$(scripts/client-venv)" && TILTYARD_TEST_PYTHON="$$python" \
+		scripts/with-postgres cargo test --locked
+
+fmt: ## format the source
+	cargo fmt --all
+
+lint: ## format check and lints, as `make test` does them
+	scripts/provision cargo rust-tools cc protoc
+	cargo fmt --all -- --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench-upload: build ## upload 1 GB and compare with a direct Lance write (ARGS="--rounds 3")
+	scripts/provision python curl
+	bench/upload $(ARGS)
+
+bench-catalog: build ## declare and describe up to 100 000 tables, beside the reference server
+	scripts/provision python
+	bench/catalog $(ARGS)
+
+# By the binary that the tests use, so that nothing is compiled twice; through a temporary file, so
+# that a failing build leaves no empty document behind.
+openapi: ## write openapi/tiltyard.json anew from the code
+	scripts/provision cargo cc protoc
+	mkdir -p openapi
+	cargo test --locked --quiet --no-run
+	"$$CARGO_TARGET_DIR/debug/tiltyard" openapi > openapi/tiltyard.json.new
+	mv openapi/tiltyard.json.new openapi/tiltyard.json
