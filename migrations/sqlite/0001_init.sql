@@ -1,0 +1,92 @@
+-- The catalog. Time is microseconds since the Unix epoch; properties and fragments are JSON text.
+
+-- The root namespace is the row whose path is empty. A path is the names from the root, joined by
+-- U+001F, which no name may hold.
+CREATE TABLE namespaces (
+    namespace_id  BLOB   NOT NULL PRIMARY KEY,
+    parent_id     BLOB   REFERENCES namespaces (namespace_id),
+    path          TEXT   NOT NULL UNIQUE,
+    name          TEXT   NOT NULL,
+    properties    TEXT   NOT NULL,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL
+);
+CREATE INDEX namespaces_by_parent ON namespaces (parent_id, name);
+
+CREATE TABLE tables (
+    table_id      BLOB   NOT NULL PRIMARY KEY,
+    namespace_id  BLOB   NOT NULL REFERENCES namespaces (namespace_id),
+    name          TEXT   NOT NULL,
+    location      TEXT   NOT NULL UNIQUE,
+    state         TEXT   NOT NULL,
+    properties    TEXT   NOT NULL,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL,
+    updated_by    TEXT   NOT NULL,
+    updated_at_us BIGINT NOT NULL,
+    UNIQUE (namespace_id, name)
+);
+
+-- An index of the manifests in storage, and what is known of how each came to be.
+CREATE TABLE table_versions (
+    table_id        BLOB   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch          TEXT   NOT NULL,
+    version         BIGINT NOT NULL,
+    manifest_path   TEXT   NOT NULL,
+    manifest_size   BIGINT,
+    e_tag           TEXT,
+    naming_scheme   TEXT   NOT NULL,
+    origin          TEXT   NOT NULL,
+    operation       TEXT,
+    transaction_id  TEXT,
+    committed_by    TEXT,
+    committed_at_us BIGINT NOT NULL,
+    PRIMARY KEY (table_id, branch, version)
+);
+
+-- The claim is the transaction of the commit that has the upload.
+CREATE TABLE uploads (
+    upload_id     BLOB   NOT NULL PRIMARY KEY,
+    table_id      BLOB   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    kind          TEXT   NOT NULL,
+    state         TEXT   NOT NULL,
+    read_version  BIGINT NOT NULL,
+    fragments     TEXT   NOT NULL,
+    schema_pb     BLOB   NOT NULL,
+    stable_row_ids BOOLEAN NOT NULL,
+    claim         TEXT,
+    claimed_at_us BIGINT,
+    num_rows      BIGINT NOT NULL,
+    num_bytes     BIGINT NOT NULL,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL,
+    expires_at_us BIGINT NOT NULL
+);
+CREATE INDEX uploads_by_table ON uploads (table_id, upload_id);
+CREATE INDEX uploads_by_expiry ON uploads (expires_at_us);
+
+-- The data files of an upload, each noted before its first byte is written, so that no crash
+-- leaves a file that nobody knows of.
+CREATE TABLE upload_files (
+    upload_id BLOB NOT NULL REFERENCES uploads (upload_id) ON DELETE CASCADE,
+    path      TEXT NOT NULL,
+    PRIMARY KEY (upload_id, path)
+);
+
+CREATE INDEX upload_files_by_path ON upload_files (path);
+
+-- Whole folders to remove: tables that were dropped, and tables whose creation did not finish.
+CREATE TABLE pending_removals (
+    location      TEXT   NOT NULL PRIMARY KEY,
+    not_before_us BIGINT NOT NULL
+);
+
+-- Answers to requests that carried an Idempotency-Key.
+CREATE TABLE idempotency_keys (
+    key_hash      TEXT   NOT NULL PRIMARY KEY,
+    body_hash     TEXT   NOT NULL,
+    response      TEXT,
+    lease_us      BIGINT NOT NULL,
+    expires_at_us BIGINT NOT NULL
+);
+CREATE INDEX idempotency_keys_by_expiry ON idempotency_keys (expires_at_us);

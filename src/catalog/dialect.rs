@@ -1,0 +1,72 @@
+//! Every difference between SQLite and PostgreSQL.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::Pools;
+use crate::error::{Error, Result};
+
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a request waits for a connection before it is told that the catalog is busy.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connecting is where the two differ most: a file that is made if absent, with one writer and a
+/// log beside it, against a server with a pool.
+pub(super) async fn open(url: &str) -> Result<Pools> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let pool = PgPoolOptions::new()
+            .max_connections(20)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect(url)
+            .await
+            .map_err(|error| unreachable(&error))?;
+        return Ok(Pools::Postgres(pool));
+    }
+    let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) else {
+        return Err(Error::invalid_input("the database must be sqlite://PATH or postgres://…"));
+    };
+    let file = std::path::Path::new(path.split('?').next().unwrap_or(path));
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Error::invalid_input(format!("the folder of the database cannot be made: {error}"))
+        })?;
+    }
+    let options = SqliteConnectOptions::from_str(url)
+        .map_err(|error| Error::invalid_input(format!("the database URL is wrong: {error}")))?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // What was acknowledged survives a power cut, not only a crash of ours.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(ACQUIRE_TIMEOUT)
+        .foreign_keys(true);
+    let pool =
+        |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    let writer =
+        pool(1).connect_with(options.clone()).await.map_err(|error| unreachable(&error))?;
+    let readers = pool(8).connect_with(options).await.map_err(|error| unreachable(&error))?;
+    Ok(Pools::Sqlite { readers, writer })
+}
+
+fn unreachable(error: &sqlx::Error) -> Error {
+    Error::ServiceUnavailable(format!("the catalog database cannot be opened: {error}"))
+}
+
+/// Each database has its own column types, so each has its own migrations, always in pairs.
+/// sqlx takes an advisory lock on PostgreSQL and wraps each migration in a transaction.
+pub(super) async fn migrate(pools: &Pools) -> Result<()> {
+    let migrated = match pools {
+        Pools::Sqlite { writer, .. } => SQLITE.run(writer).await,
+        Pools::Postgres(pool) => POSTGRES.run(pool).await,
+    };
+    migrated.map_err(|error| {
+        Error::ServiceUnavailable(format!(
+            "the database schema cannot be brought up to date: {error}"
+        ))
+    })
+}

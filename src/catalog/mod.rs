@@ -1,0 +1,210 @@
+//! The truth about names, in SQL; the only module that names sqlx.
+//!
+//! Every statement is one text for SQLite and PostgreSQL (`$1` placeholders, time as `BIGINT`
+//! microseconds, no `FOR UPDATE`), compiled once for each driver by [`run!`]. What cannot be the
+//! same lives in `dialect.rs`, named and explained.
+
+mod dialect;
+pub mod idempotency;
+pub mod namespaces;
+pub mod removals;
+pub mod tables;
+pub mod uploads;
+pub mod versions;
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
+
+use crate::error::{Error, Result};
+
+/// Runs the same body against whichever driver the transaction holds.
+macro_rules! run {
+    ($tx:expr, |$connection:ident| $body:expr) => {
+        match $tx {
+            $crate::catalog::Tx::Sqlite(session) => {
+                let $connection = &mut **session;
+                $body
+            }
+            $crate::catalog::Tx::Postgres(session) => {
+                let $connection = &mut **session;
+                $body
+            }
+        }
+    };
+}
+use run;
+
+/// A handle on the catalog database; cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    pools: Pools,
+}
+
+#[derive(Clone)]
+enum Pools {
+    /// SQLite has one writer at a time: a pool of one makes the others queue here, in order,
+    /// where they would otherwise poll the file's lock.
+    Sqlite {
+        readers: SqlitePool,
+        writer: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+/// One connection for the length of some work. It must not be held across storage I/O.
+pub enum Tx {
+    Sqlite(Session<Sqlite>),
+    Postgres(Session<Postgres>),
+}
+
+/// A connection that only reads, or a transaction that rolls back unless it is committed.
+pub enum Session<DB: sqlx::Database> {
+    Read(PoolConnection<DB>),
+    Write(sqlx::Transaction<'static, DB>),
+}
+
+impl<DB: sqlx::Database> Deref for Session<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        match self {
+            Self::Read(connection) => connection,
+            Self::Write(transaction) => transaction,
+        }
+    }
+}
+
+impl<DB: sqlx::Database> DerefMut for Session<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        match self {
+            Self::Read(connection) => connection,
+            Self::Write(transaction) => transaction,
+        }
+    }
+}
+
+impl<DB: sqlx::Database> Session<DB> {
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Read(_) => Ok(()),
+            Self::Write(transaction) => transaction.commit().await,
+        }
+    }
+}
+
+impl Tx {
+    /// Makes the changes durable. An error here means that the outcome is unknown.
+    pub async fn commit(self) -> Result<()> {
+        let committed = match self {
+            Self::Sqlite(session) => session.commit().await,
+            Self::Postgres(session) => session.commit().await,
+        };
+        committed.map_err(|error| failed(error, "committing to the catalog"))
+    }
+}
+
+impl Catalog {
+    /// Opens the database that `url` names: `sqlite://PATH` (made if absent) or `postgres://…`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for another kind of URL, `ServiceUnavailable` when it does not answer.
+    pub async fn open(url: &str) -> Result<Self> {
+        dialect::open(url).await.map(|pools| Self { pools })
+    }
+
+    /// Brings the schema up to date: every migration that the database does not have yet.
+    pub async fn migrate(&self) -> Result<()> {
+        dialect::migrate(&self.pools).await
+    }
+
+    /// A connection to read with.
+    pub async fn read(&self) -> Result<Tx> {
+        let session = match &self.pools {
+            Pools::Sqlite { readers, .. } => {
+                readers.acquire().await.map(|connection| Tx::Sqlite(Session::Read(connection)))
+            }
+            Pools::Postgres(pool) => {
+                pool.acquire().await.map(|connection| Tx::Postgres(Session::Read(connection)))
+            }
+        };
+        session.map_err(|error| failed(error, "connecting to the catalog"))
+    }
+
+    /// A transaction to change with; it rolls back unless [`Tx::commit`] is called.
+    pub async fn write(&self) -> Result<Tx> {
+        let session = match &self.pools {
+            // Taking the write lock at the start spares a deadlock when a read turns to a write.
+            Pools::Sqlite { writer, .. } => writer
+                .begin_with("BEGIN IMMEDIATE")
+                .await
+                .map(|transaction| Tx::Sqlite(Session::Write(transaction))),
+            Pools::Postgres(pool) => {
+                pool.begin().await.map(|transaction| Tx::Postgres(Session::Write(transaction)))
+            }
+        };
+        session.map_err(|error| failed(error, "connecting to the catalog"))
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        let mut tx = self.read().await?;
+        run!(&mut tx, |c| sqlx::query("SELECT 1").execute(c).await.map(drop))
+            .map_err(|error| failed(error, "asking the catalog"))
+    }
+
+    /// Closes the pools after the statements under way.
+    pub async fn close(&self) {
+        match &self.pools {
+            Pools::Sqlite { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// What a driver's error means when nothing in particular was expected.
+fn failed(error: sqlx::Error, doing: &'static str) -> Error {
+    match &error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
+            tracing::warn!(%error, "the catalog database does not answer");
+            Error::ServiceUnavailable("the catalog database does not answer".into())
+        }
+        _ => Error::internal(doing, error),
+    }
+}
+
+/// Whether a statement failed because the row is there already.
+fn is_unique_violation(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(e) if e.kind() == sqlx::error::ErrorKind::UniqueViolation)
+}
+
+/// Whether a statement failed because a row that it refers to is not there, or because one that
+/// it removes is still referred to.
+fn is_foreign_key_violation(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Database(e) if e.kind() == sqlx::error::ErrorKind::ForeignKeyViolation
+    )
+}
+
+/// JSON text of a column that this module wrote itself.
+fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::internal("reading the catalog", error))
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::internal("writing the catalog", error))
+}
+
+/// Versions and counts are `u64` in Lance and `BIGINT` in SQL.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

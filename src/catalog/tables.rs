@@ -1,0 +1,310 @@
+//! Tables: a name in a namespace, and where the dataset stands.
+
+use uuid::Uuid;
+
+use super::{Tx, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json};
+use crate::error::{Error, Result};
+use crate::model::{
+    Caller, Name, Namespace, NamespaceId, Page, Properties, Table, TableId, TableState,
+};
+
+#[derive(sqlx::FromRow)]
+struct TableRow {
+    table_id: Uuid,
+    path: String,
+    name: String,
+    location: String,
+    state: String,
+    properties: String,
+}
+
+impl TableRow {
+    fn into_table(self) -> Result<Table> {
+        let state = if self.state == TableState::Created.as_str() {
+            TableState::Created
+        } else {
+            TableState::Declared
+        };
+        Ok(Table {
+            key: self.table_id,
+            id: TableId {
+                namespace: NamespaceId::from_stored(&self.path)?,
+                name: Name::new(self.name)?,
+            },
+            location: self.location,
+            state,
+            properties: from_json(&self.properties)?,
+        })
+    }
+}
+
+/// Which tables a listing shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    All,
+    /// Not those that were declared and never written to.
+    OnlyCreated,
+}
+
+impl Shown {
+    /// The least state that is shown, as the last value of an `IN` that always holds `created`.
+    fn states(self) -> (&'static str, &'static str) {
+        match self {
+            Self::All => (TableState::Created.as_str(), TableState::Declared.as_str()),
+            Self::OnlyCreated => (TableState::Created.as_str(), TableState::Created.as_str()),
+        }
+    }
+}
+
+pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE n.path = $1 AND t.name = $2";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
+        .bind(id.namespace.to_stored())
+        .bind(id.name.as_str())
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "reading a table"))?
+    .map(TableRow::into_table)
+    .transpose()
+}
+
+/// The table that has this key, whatever its name is now.
+pub async fn find_table_by_key(tx: &mut Tx, key: Uuid) -> Result<Option<Table>> {
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id WHERE t.table_id = $1";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(key).fetch_optional(c).await)
+        .map_err(|error| failed(error, "reading a table"))?
+        .map(TableRow::into_table)
+        .transpose()
+}
+
+/// # Errors
+/// `TableNotFound`.
+pub async fn get_table(tx: &mut Tx, id: &TableId) -> Result<Table> {
+    find_table(tx, id).await?.ok_or_else(|| Error::TableNotFound(id.clone()))
+}
+
+/// The names of a namespace's tables, in order.
+pub async fn list_tables(
+    tx: &mut Tx,
+    namespace: Uuid,
+    shown: Shown,
+    page: &Page,
+) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT name FROM tables \
+        WHERE namespace_id = $1 AND name > $2 AND state IN ($3, $4) ORDER BY name LIMIT $5";
+    let (created, other) = shown.states();
+    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL)
+        .bind(namespace)
+        .bind(page.after.as_deref().unwrap_or(""))
+        .bind(created)
+        .bind(other)
+        .bind(page.fetch_limit())
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing tables"))
+}
+
+/// All tables in the order in which they were made, each with the key that a page continues from.
+pub async fn list_all_tables(tx: &mut Tx, shown: Shown, page: &Page) -> Result<Vec<Table>> {
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE t.table_id > $1 AND t.state IN ($2, $3) ORDER BY t.table_id LIMIT $4";
+    let (created, other) = shown.states();
+    let after = match page.after.as_deref() {
+        None => Uuid::nil(),
+        Some(key) => Uuid::parse_str(key).map_err(|_| {
+            Error::invalid_input("page_token is not one that this listing answered")
+        })?,
+    };
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
+        .bind(after)
+        .bind(created)
+        .bind(other)
+        .bind(page.fetch_limit())
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing tables"))?
+    .into_iter()
+    .map(TableRow::into_table)
+    .collect()
+}
+
+/// What a new table row holds besides its name.
+pub struct NewTable<'a> {
+    pub key: Uuid,
+    pub location: &'a str,
+    pub state: TableState,
+    pub properties: &'a Properties,
+}
+
+/// # Errors
+/// `TableAlreadyExists`; `NamespaceNotFound` when the namespace went away meanwhile. The location
+/// must be known to be free: see [`find_overlapping_location`].
+pub async fn insert_table(
+    tx: &mut Tx,
+    namespace: &Namespace,
+    id: &TableId,
+    new: NewTable<'_>,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<()> {
+    const SQL: &str = "INSERT INTO tables (table_id, namespace_id, name, location, state, \
+        properties, created_by, created_at_us, updated_by, updated_at_us) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8)";
+    let properties = to_json(new.properties)?;
+    let inserted = run!(tx, |c| sqlx::query(SQL)
+        .bind(new.key)
+        .bind(namespace.key)
+        .bind(id.name.as_str())
+        .bind(new.location)
+        .bind(new.state.as_str())
+        .bind(&properties)
+        .bind(caller.name())
+        .bind(now_us)
+        .execute(c)
+        .await
+        .map(drop));
+    inserted.map_err(|error| {
+        if is_unique_violation(&error) {
+            Error::TableAlreadyExists(id.clone())
+        } else if is_foreign_key_violation(&error) {
+            Error::NamespaceNotFound(namespace.id.clone())
+        } else {
+            failed(error, "making a table")
+        }
+    })
+}
+
+/// Another table whose folder is `location`, holds it, or stands in it.
+pub async fn find_overlapping_location(tx: &mut Tx, location: &str) -> Result<Option<String>> {
+    // Those inside it sort between `location/` and `location0`, since `0` follows `/`.
+    const INSIDE: &str = "SELECT location FROM tables \
+        WHERE location = $1 OR (location > $2 AND location < $3) LIMIT 1";
+    const AT: &str = "SELECT location FROM tables WHERE location = $1";
+    let inside = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(INSIDE)
+        .bind(location)
+        .bind(format!("{location}/"))
+        .bind(format!("{location}0"))
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "looking for a location"))?;
+    if inside.is_some() {
+        return Ok(inside);
+    }
+    for (end, _) in location.match_indices('/') {
+        let around = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(AT)
+            .bind(&location[..end])
+            .fetch_optional(c)
+            .await)
+        .map_err(|error| failed(error, "looking for a location"))?;
+        if around.is_some() {
+            return Ok(around);
+        }
+    }
+    Ok(None)
+}
+
+/// Notes that a declared table now has a version. Nothing happens when it was noted before.
+pub async fn mark_created(tx: &mut Tx, table: Uuid, caller: &Caller, now_us: i64) -> Result<()> {
+    const SQL: &str = "UPDATE tables SET state = $2, updated_by = $3, updated_at_us = $4 \
+        WHERE table_id = $1 AND state <> $2";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(table)
+        .bind(TableState::Created.as_str())
+        .bind(caller.name())
+        .bind(now_us)
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "updating a table"))
+}
+
+/// # Errors
+/// `TableNotFound` when it is gone meanwhile.
+pub async fn update_properties(
+    tx: &mut Tx,
+    table: &Table,
+    properties: &Properties,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<()> {
+    const SQL: &str = "UPDATE tables SET properties = $2, updated_by = $3, updated_at_us = $4 \
+        WHERE table_id = $1";
+    let properties = to_json(properties)?;
+    let updated = run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .bind(&properties)
+        .bind(caller.name())
+        .bind(now_us)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(|error| failed(error, "updating a table"))?;
+    ensure_one(updated, &table.id)
+}
+
+/// # Errors
+/// `TableAlreadyExists` for the new name, `TableNotFound` when the table is gone meanwhile,
+/// `NamespaceNotFound` when the new namespace is.
+pub async fn rename_table(
+    tx: &mut Tx,
+    table: &Table,
+    namespace: &Namespace,
+    new_id: &TableId,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<()> {
+    const SQL: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
+        updated_at_us = $5 WHERE table_id = $1";
+    let renamed = run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .bind(namespace.key)
+        .bind(new_id.name.as_str())
+        .bind(caller.name())
+        .bind(now_us)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()));
+    match renamed {
+        Ok(rows) => ensure_one(rows, &table.id),
+        Err(error) if is_unique_violation(&error) => Err(Error::TableAlreadyExists(new_id.clone())),
+        Err(error) if is_foreign_key_violation(&error) => {
+            Err(Error::NamespaceNotFound(namespace.id.clone()))
+        }
+        Err(error) => Err(failed(error, "renaming a table")),
+    }
+}
+
+/// Removes the row with its versions and uploads. The files are the caller's to look after.
+///
+/// # Errors
+/// `TableNotFound` when it is gone meanwhile.
+pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
+    const SQL: &str = "DELETE FROM tables WHERE table_id = $1";
+    let deleted = run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(|error| failed(error, "dropping a table"))?;
+    ensure_one(deleted, &table.id)
+}
+
+/// Every table of a namespace, for a cascade.
+pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Table>> {
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE t.namespace_id = $1";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(namespace.key).fetch_all(c).await)
+        .map_err(|error| failed(error, "listing tables"))?
+        .into_iter()
+        .map(TableRow::into_table)
+        .collect()
+}
+
+fn ensure_one(rows: u64, id: &TableId) -> Result<()> {
+    if rows == 1 { Ok(()) } else { Err(Error::TableNotFound(id.clone())) }
+}

@@ -1,0 +1,67 @@
+//! The command line: one file per subcommand.
+
+mod migrate;
+mod openapi;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Overrides, Settings};
+use crate::error::{Error, Result};
+use crate::telemetry;
+
+/// A REST catalog and commit server for Lance tables.
+#[derive(Parser)]
+#[command(name = "tiltyard", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the catalog; with nothing set: SQLite and a local folder, on 127.0.0.1:2333
+    Serve(serve::Serve),
+    /// Bring the schema of the database up to date, and stop
+    Migrate(migrate::Migrate),
+    /// Print the OpenAPI document of what is served
+    Openapi,
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Migrate(migrate) => migrate::run(&migrate),
+        Command::Openapi => openapi::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tiltyard: {error}");
+            if let Some(cause) = std::error::Error::source(&error) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The settings that the command line, the environment and the file come to.
+fn settings(overrides: &Overrides) -> Result<Settings> {
+    let settings = Settings::load(overrides)
+        .map_err(|error| Error::invalid_input(format!("configuration: {error}")))?;
+    telemetry::install(settings.log_format, &settings.log);
+    Ok(settings)
+}
+
+/// Runs async work to its end on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal("starting the runtime", error))?
+        .block_on(work)
+}

@@ -1,0 +1,273 @@
+//! Rows in one request: making a table from an Arrow stream, and adding to one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::tables::ensure_free;
+use super::{CommitRequest, Engine, NewLocation, OnConflict};
+use crate::catalog::{namespaces, removals, tables, versions};
+use crate::error::{Error, Result};
+use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
+use crate::model::{Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion};
+
+/// What making a table does when the name is taken by a table with data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateMode {
+    Create,
+    ExistOk,
+    /// The rows take the place of those that are there, as a new version of the table.
+    Overwrite,
+}
+
+/// What inserting does with the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InsertMode {
+    Append,
+    Overwrite,
+}
+
+/// A table that was made, or found.
+pub struct Created {
+    pub table: Table,
+    pub version: u64,
+    /// Absent when the table was there and was left as it was.
+    pub transaction_id: Option<String>,
+}
+
+/// Rows that landed.
+pub struct Inserted {
+    pub version: u64,
+    pub num_rows: u64,
+    pub transaction_id: String,
+}
+
+impl Engine {
+    /// Makes a table of the rows. The name appears with the first version, not before; a table
+    /// that was only declared gets its first version where it was declared.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`, `TableAlreadyExists`, and what the stream of batches ends with.
+    pub async fn create_table(
+        &self,
+        id: &TableId,
+        mode: CreateMode,
+        location: NewLocation<'_>,
+        properties: Properties,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Created> {
+        let existing = {
+            let mut tx = self.catalog.read().await?;
+            namespaces::get_namespace(&mut tx, &id.namespace).await?;
+            tables::find_table(&mut tx, id).await?
+        };
+        let Some(table) = existing else {
+            return self.create_new(id, mode, location, properties, batches, caller).await;
+        };
+        let latest = self.latest(&table).await?.map_or(0, |latest| latest.manifest.version);
+        if latest > 0 {
+            match mode {
+                CreateMode::Create => return Err(Error::TableAlreadyExists(id.clone())),
+                CreateMode::ExistOk => {
+                    return Ok(Created { table, version: latest, transaction_id: None });
+                }
+                CreateMode::Overwrite => {}
+            }
+        }
+        let write_mode = if latest == 0 { WriteMode::Create } else { WriteMode::Overwrite };
+        let inserted = self
+            .write_and_commit(&table, write_mode, Change::Overwrite, latest, batches, caller)
+            .await
+            .map_err(|error| match error {
+                // Another made the declared table meanwhile.
+                Error::ConcurrentModification(_) if latest == 0 => {
+                    Error::TableAlreadyExists(id.clone())
+                }
+                error => error,
+            })?;
+        let mut table = table;
+        if !properties.is_empty() {
+            let mut tx = self.catalog.write().await?;
+            tables::update_properties(&mut tx, &table, &properties, caller, self.now_us()).await?;
+            tx.commit().await?;
+            table.properties = properties;
+        }
+        Ok(Created {
+            table,
+            version: inserted.version,
+            transaction_id: Some(inserted.transaction_id),
+        })
+    }
+
+    /// The table is written whole in a folder that nobody knows of, and gets its name at the end:
+    /// of two who make the same name at once, the database lets one in.
+    async fn create_new(
+        &self,
+        id: &TableId,
+        mode: CreateMode,
+        location: NewLocation<'_>,
+        properties: Properties,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Created> {
+        let key = Uuid::now_v7();
+        let folder = self.new_location(id, key, location)?;
+        if let NewLocation::At(_) = location
+            && !self.lake.list_manifests(&folder).await?.is_empty()
+        {
+            return Err(Error::invalid_input("there is a Lance table at the location already"));
+        }
+        {
+            let mut tx = self.catalog.write().await?;
+            ensure_free(&mut tx, id, &folder).await?;
+            removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl))
+                .await?;
+            tx.commit().await?;
+        }
+        let table = Table {
+            key,
+            id: id.clone(),
+            location: folder.to_string(),
+            state: TableState::Created,
+            properties,
+        };
+        match self.write_first(&table, &folder, batches, caller).await {
+            Ok(created) => Ok(created),
+            Err(error) => {
+                if error.is_certainly_not_committed() {
+                    self.remove_folder(&folder).await;
+                }
+                match (mode, error) {
+                    // It is there now, which is all that was asked for.
+                    (CreateMode::ExistOk, Error::TableAlreadyExists(_)) => {
+                        let table = {
+                            let mut tx = self.catalog.read().await?;
+                            tables::get_table(&mut tx, id).await?
+                        };
+                        let latest = self.latest(&table).await?;
+                        let version = latest.map_or(0, |latest| latest.manifest.version);
+                        Ok(Created { table, version, transaction_id: None })
+                    }
+                    (_, error) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn write_first(
+        &self,
+        table: &Table,
+        folder: &Location,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Created> {
+        let options = WriteOptions::default();
+        // The whole folder is noted for removal: no file needs a note of its own.
+        let log = Arc::new(Unnoted);
+        let staged: Staged =
+            self.lake.write(folder, None, WriteMode::Create, batches, &options, log).await?;
+        let input = Input { staged: vec![staged], ..Input::default() };
+        let prepared = self.lake.prepare(folder, None, Change::Overwrite, &input).await?;
+        let transaction_id = Uuid::now_v7();
+        let rules =
+            Rules { read_version: 0, transaction_id, strict: true, properties: Properties::new() };
+        let published = self.lake.publish(folder, None, prepared, &rules).await?;
+        let version = TableVersion {
+            manifest: published.manifest,
+            origin: Origin::Catalog,
+            operation: Some(Change::Overwrite.name().into()),
+            transaction_id: Some(transaction_id.to_string()),
+            committed_by: Some(caller.name().into()),
+            committed_at_us: self.now_us(),
+        };
+        let mut tx = self.catalog.write().await?;
+        let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
+        self.insert_table(&mut tx, &namespace, table, caller).await?;
+        versions::insert_version(&mut tx, table.key, &version).await?;
+        if !removals::delete_removal(&mut tx, folder.as_str()).await? {
+            return Err(Error::ServiceUnavailable(
+                "making the table took longer than an upload may live".into(),
+            ));
+        }
+        tx.commit().await?;
+        tracing::info!(table.id = %table.id, %caller, num_rows = published.num_rows, "created table");
+        Ok(Created {
+            table: table.clone(),
+            version: version.manifest.version,
+            transaction_id: Some(transaction_id.to_string()),
+        })
+    }
+
+    /// Adds rows to a table, or puts them in the place of those that are there. The first rows of
+    /// a declared table make its schema.
+    ///
+    /// # Errors
+    /// `TableSchemaValidation`, and what the stream of batches ends with.
+    pub async fn insert_rows(
+        &self,
+        table: &Table,
+        mode: InsertMode,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Inserted> {
+        let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+        let (write_mode, change) = match (latest, mode) {
+            (0, InsertMode::Append) => (WriteMode::Create, Change::Append),
+            (0, InsertMode::Overwrite) => (WriteMode::Create, Change::Overwrite),
+            (_, InsertMode::Append) => (WriteMode::Append, Change::Append),
+            (_, InsertMode::Overwrite) => (WriteMode::Overwrite, Change::Overwrite),
+        };
+        self.write_and_commit(table, write_mode, change, latest, batches, caller).await
+    }
+
+    async fn write_and_commit(
+        &self,
+        table: &Table,
+        mode: WriteMode,
+        change: Change,
+        read_version: u64,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Inserted> {
+        let options = WriteOptions::default();
+        let staged = self.upload_fragments(table, Some(mode), batches, &options, caller).await?;
+        let upload = staged.upload;
+        let request = CommitRequest {
+            change,
+            read_version,
+            fragments: Vec::new(),
+            uploads: vec![upload.key],
+            schema: None,
+            on_conflict: OnConflict::Rebase,
+            properties: Properties::new(),
+        };
+        match self.commit_table(table, request, None, caller).await {
+            Ok(outcome) => Ok(Inserted {
+                version: outcome.version,
+                num_rows: upload.staged.num_rows,
+                transaction_id: outcome.transaction_id,
+            }),
+            Err(error) => {
+                if error.is_certainly_not_committed()
+                    && let Err(failure) = self.abort_upload(table, upload.key, caller).await
+                {
+                    tracing::warn!(upload.id = %upload.key, error = %failure, "could not abort yet");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A log for files that need no note.
+#[derive(Debug)]
+struct Unnoted;
+
+#[async_trait]
+impl FileLog for Unnoted {
+    async fn note(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Every change that must agree in SQL and in storage.
+//!
+//! The protocol of a commit:
+//!
+//! 1. **Look.** [`Engine::latest`] asks storage what came after the newest version that SQL knows
+//!    and adopts it, so that commits by others are seen at once and never overwritten.
+//! 2. **Check.** The version check and the fragments, before anything is put.
+//! 3. **Put.** The manifest goes to its final name if nothing is there. This is the commit point:
+//!    from here on nothing answers an error.
+//! 4. **Record.** One SQL transaction adds the version row (who, what, when), marks the uploads
+//!    and keeps the answer for a retry. If it fails, step 1 of whoever looks next heals it.
+//!
+//! No connection is held while storage is at work.
+
+mod create;
+mod namespaces;
+mod once;
+mod publish;
+mod sweep;
+mod tables;
+mod uploads;
+mod versions;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::lake::{Lake, Location};
+use crate::model::{Clock, Table};
+
+pub use create::{CreateMode, Created, InsertMode, Inserted};
+pub use namespaces::{Behavior, IfExists, IfMissing};
+pub use once::Once;
+pub use publish::{CommitOutcome, CommitRequest, OnConflict};
+pub use sweep::Swept;
+pub use tables::{NewLocation, RegisterMode};
+pub use uploads::StagedUpload;
+
+/// The commit engine; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    catalog: Catalog,
+    lake: Lake,
+    clock: Clock,
+    upload_ttl: Duration,
+    turns: Turns,
+}
+
+impl Engine {
+    pub fn new(catalog: Catalog, lake: Lake, clock: Clock, upload_ttl: Duration) -> Self {
+        Self { catalog, lake, clock, upload_ttl, turns: Turns::default() }
+    }
+
+    /// Makes what every catalog has: the root namespace.
+    pub async fn prepare_catalog(&self) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        crate::catalog::namespaces::ensure_root(&mut tx, self.clock.now_us()).await?;
+        tx.commit().await
+    }
+
+    fn now_us(&self) -> i64 {
+        self.clock.now_us()
+    }
+
+    fn after_us(&self, time: Duration) -> i64 {
+        self.now_us().saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+fn location_of(table: &Table) -> Location {
+    Location::from_stored(table.location.clone())
+}
+
+/// One commit at a time for each table in this process: writers that wait for each other here
+/// would otherwise race in storage, and all but one would have to go again.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Turns {
+    async fn take(&self, table: Uuid) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // A turn that only the map holds is nobody's: forget it, so that the map stays small.
+            turns.retain(|key, turn| *key == table || Arc::strong_count(turn) > 1);
+            turns.entry(table).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+}

@@ -1,0 +1,151 @@
+//! Making and dropping namespaces.
+
+use super::{Engine, location_of};
+use crate::catalog::{namespaces, removals, tables};
+use crate::error::{Error, Result};
+use crate::model::{Caller, NamespaceId, Properties, Table};
+
+/// What making a namespace does when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfExists {
+    Fail,
+    Keep,
+    /// Drop it with all that it holds, and make an empty one.
+    Replace,
+}
+
+/// What dropping a namespace does when it is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    Fail,
+    Skip,
+}
+
+/// What dropping a namespace does when it holds something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behavior {
+    Restrict,
+    Cascade,
+}
+
+impl Engine {
+    /// Answers the properties that the namespace has afterwards.
+    ///
+    /// # Errors
+    /// `NamespaceAlreadyExists`, `NamespaceNotFound` for the parent.
+    pub async fn create_namespace(
+        &self,
+        id: &NamespaceId,
+        if_exists: IfExists,
+        properties: Properties,
+        caller: &Caller,
+    ) -> Result<Properties> {
+        let Some((parent_id, name)) = id.split() else {
+            return match if_exists {
+                IfExists::Keep => Ok(Properties::new()),
+                IfExists::Fail => Err(Error::NamespaceAlreadyExists(id.clone())),
+                IfExists::Replace => {
+                    Err(Error::invalid_input("the root namespace cannot be replaced"))
+                }
+            };
+        };
+        let mut tx = self.catalog.write().await?;
+        let parent = namespaces::get_namespace(&mut tx, &parent_id).await?;
+        let mut dropped = Vec::new();
+        if let Some(existing) = namespaces::find_namespace(&mut tx, id).await? {
+            match if_exists {
+                IfExists::Fail => return Err(Error::NamespaceAlreadyExists(id.clone())),
+                IfExists::Keep => return Ok(existing.properties),
+                IfExists::Replace => {
+                    dropped = self.empty_namespace(&mut tx, id).await?;
+                    namespaces::delete_namespace(&mut tx, &existing).await?;
+                }
+            }
+        }
+        let inserted = namespaces::insert_namespace(
+            &mut tx,
+            &parent,
+            id,
+            name,
+            &properties,
+            caller,
+            self.now_us(),
+        )
+        .await;
+        match inserted {
+            // Another made it between the look and the insert.
+            Err(Error::NamespaceAlreadyExists(_)) if if_exists == IfExists::Keep => {
+                drop(tx);
+                let mut tx = self.catalog.read().await?;
+                return Ok(namespaces::get_namespace(&mut tx, id).await?.properties);
+            }
+            other => other?,
+        }
+        tx.commit().await?;
+        self.remove_folders(&dropped).await;
+        tracing::info!(namespace.id = %id, %caller, "created namespace");
+        Ok(properties)
+    }
+
+    /// Answers the properties that the namespace had, or `None` when it was not there.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`, `NamespaceNotEmpty`, `InvalidInput` for the root.
+    pub async fn drop_namespace(
+        &self,
+        id: &NamespaceId,
+        if_missing: IfMissing,
+        behavior: Behavior,
+        caller: &Caller,
+    ) -> Result<Option<Properties>> {
+        if id.is_root() {
+            return Err(Error::invalid_input("the root namespace cannot be dropped"));
+        }
+        let mut tx = self.catalog.write().await?;
+        let Some(namespace) = namespaces::find_namespace(&mut tx, id).await? else {
+            return match if_missing {
+                IfMissing::Skip => Ok(None),
+                IfMissing::Fail => Err(Error::NamespaceNotFound(id.clone())),
+            };
+        };
+        let dropped = match behavior {
+            Behavior::Restrict => Vec::new(),
+            Behavior::Cascade => self.empty_namespace(&mut tx, id).await?,
+        };
+        namespaces::delete_namespace(&mut tx, &namespace).await?;
+        tx.commit().await?;
+        self.remove_folders(&dropped).await;
+        tracing::info!(namespace.id = %id, %caller, tables = dropped.len(), "dropped namespace");
+        Ok(Some(namespace.properties))
+    }
+
+    /// Deletes the rows of all that a namespace holds, and notes the folders to remove.
+    async fn empty_namespace(
+        &self,
+        tx: &mut crate::catalog::Tx,
+        id: &NamespaceId,
+    ) -> Result<Vec<Table>> {
+        let root = namespaces::get_namespace(tx, id).await?;
+        let descendants = namespaces::list_descendants(tx, id).await?;
+        let mut dropped = Vec::new();
+        for namespace in descendants.iter().chain(std::iter::once(&root)) {
+            for table in tables::list_for_drop(tx, namespace).await? {
+                removals::insert_removal(tx, &table.location, self.now_us()).await?;
+                tables::delete_table(tx, &table).await?;
+                dropped.push(table);
+            }
+        }
+        for namespace in &descendants {
+            namespaces::delete_namespace(tx, namespace).await?;
+        }
+        Ok(dropped)
+    }
+
+    /// Removes the folders of dropped tables. What fails stays noted and is swept later: the
+    /// tables are gone, so this is no error.
+    pub(super) async fn remove_folders(&self, dropped: &[Table]) {
+        for table in dropped {
+            self.remove_folder(&location_of(table)).await;
+        }
+    }
+}

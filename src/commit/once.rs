@@ -1,0 +1,170 @@
+//! Exactly once: a request that carries an `Idempotency-Key` takes effect once, however often it
+//! is sent.
+//!
+//! The key is bound to the caller, the route and the hash of the body. The transaction's UUID is
+//! derived from it and travels in the manifest, so that after a crash between the manifest and its
+//! row a retry finds what landed by looking at storage.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::Engine;
+use crate::catalog::idempotency;
+use crate::error::{Error, Result};
+use crate::model::Caller;
+
+/// How long a request that holds a key is taken to be alive without a sign of life.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a retry waits for the first request before it is told to come again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a waiting retry looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The name space of transaction ids that are derived from keys.
+const DERIVED: Uuid = Uuid::from_u128(0x7469_6c74_7961_7264_8000_6b65_7973_0001);
+
+/// The key of a request that must take effect once.
+#[derive(Debug, Clone)]
+pub struct Once {
+    key_hash: String,
+    body_hash: String,
+}
+
+/// What is to be done for a key that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Nobody had the key before.
+    First,
+    /// Somebody had it and gave no sign of life: the change may have landed.
+    AfterAnother,
+}
+
+impl Once {
+    pub fn new(caller: &Caller, route: &str, key: &str, body: &[u8]) -> Self {
+        let bound = format!("{}\u{1f}{route}\u{1f}{key}", caller.name());
+        Self {
+            key_hash: blake3::hash(bound.as_bytes()).to_hex().to_string(),
+            body_hash: blake3::hash(body).to_hex().to_string(),
+        }
+    }
+
+    /// The same UUID for every try.
+    pub(super) fn transaction_id(&self) -> Uuid {
+        Uuid::new_v5(&DERIVED, self.key_hash.as_bytes())
+    }
+
+    pub(super) fn key_hash(&self) -> &str {
+        &self.key_hash
+    }
+}
+
+impl Engine {
+    /// Takes the key, or answers what the request that had it first was answered.
+    ///
+    /// # Errors
+    /// `InvalidInput` for the same key with another body; `ServiceUnavailable` while the first
+    /// request is still at work.
+    pub(super) async fn take_once<T: DeserializeOwned>(
+        &self,
+        once: &Once,
+    ) -> Result<Result<Attempt, T>> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let known = {
+                let mut tx = self.catalog.read().await?;
+                idempotency::find_key(&mut tx, &once.key_hash).await?
+            };
+            if let Some(known) = &known {
+                if known.body_hash != once.body_hash {
+                    return Err(Error::invalid_input(
+                        "this Idempotency-Key was used with another body",
+                    ));
+                }
+                if let Some(response) = &known.response {
+                    let answer = serde_json::from_str(response)
+                        .map_err(|error| Error::internal("reading a kept answer", error))?;
+                    return Ok(Err(answer));
+                }
+            }
+            let taken = {
+                let mut tx = self.catalog.write().await?;
+                let taken = idempotency::take_key(
+                    &mut tx,
+                    &once.key_hash,
+                    &once.body_hash,
+                    self.now_us(),
+                    self.after_us(LEASE),
+                    self.after_us(KEPT),
+                )
+                .await?;
+                tx.commit().await?;
+                taken
+            };
+            if taken {
+                let attempt = if known.is_some() { Attempt::AfterAnother } else { Attempt::First };
+                return Ok(Ok(attempt));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Error::ServiceUnavailable(
+                    "a request with this Idempotency-Key is still at work; try again".into(),
+                ));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Does the work while giving signs of life, and lets the key go when nothing was changed.
+    /// When the outcome is unknown the key stays taken by nobody: the next try looks at storage.
+    pub(super) async fn while_alive<T>(
+        &self,
+        once: Option<&Once>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(once) = once else { return work.await };
+        tokio::pin!(work);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut work => break outcome,
+                () = tokio::time::sleep(LEASE / 3) => {
+                    self.extend_lease(once, self.after_us(LEASE)).await;
+                }
+            }
+        };
+        match &outcome {
+            Ok(_) => {}
+            Err(error) if error.is_certainly_not_committed() => {
+                if let Err(error) = self.release(once).await {
+                    tracing::warn!(%error, "could not release an idempotency key");
+                }
+            }
+            Err(_) => self.extend_lease(once, 0).await,
+        }
+        outcome
+    }
+
+    /// The answer in the form in which it is kept.
+    pub(super) fn answer_to_keep<T: Serialize>(answer: &T) -> Result<String> {
+        serde_json::to_string(answer).map_err(|error| Error::internal("keeping an answer", error))
+    }
+
+    async fn extend_lease(&self, once: &Once, lease_us: i64) {
+        let extended = async {
+            let mut tx = self.catalog.write().await?;
+            idempotency::extend_lease(&mut tx, &once.key_hash, lease_us).await?;
+            tx.commit().await
+        };
+        if let Err(error) = extended.await {
+            tracing::warn!(%error, "could not extend an idempotency key");
+        }
+    }
+
+    async fn release(&self, once: &Once) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        idempotency::release_key(&mut tx, &once.key_hash).await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,468 @@
+//! Committing: the version check, the put, the record.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::once::Attempt;
+use super::{Engine, Once, location_of};
+use crate::catalog::{idempotency, tables, uploads, versions};
+use crate::error::{Conflict, Error, Result};
+use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, data_files};
+use crate::model::{
+    Caller, Origin, Properties, Table, TableVersion, Upload, UploadKind, UploadState,
+};
+
+/// What happens when others committed since the version that a commit was made against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Lance's own rules: what goes together lands, what does not is refused.
+    Rebase,
+    /// Refuse unless the newest version still is the one read.
+    Fail,
+}
+
+/// A commit as a caller asks for it.
+#[derive(Debug, Clone)]
+pub struct CommitRequest {
+    pub change: Change,
+    /// 0 for a table that has no version yet.
+    pub read_version: u64,
+    /// Lance's own JSON of each fragment.
+    pub fragments: Vec<serde_json::Value>,
+    pub uploads: Vec<Uuid>,
+    /// The JSON Arrow schema that the caller expects.
+    pub schema: Option<serde_json::Value>,
+    pub on_conflict: OnConflict,
+    /// Kept in the manifest's transaction.
+    pub properties: Properties,
+}
+
+/// A commit that landed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitOutcome {
+    pub version: u64,
+    pub read_version: u64,
+    pub transaction_id: String,
+    /// Whether others had committed since `read_version`.
+    pub rebased: bool,
+    /// How many rows live in the new version.
+    pub num_rows: u64,
+}
+
+/// An upload that a commit has.
+struct Taken {
+    upload: Upload,
+    by: NamedBy,
+}
+
+/// How a commit names an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    Id,
+    /// By the JSON of fragments that the upload wrote.
+    Fragments,
+}
+
+/// How long a commit may have its uploads before it is taken to be dead, in microseconds; twice
+/// what Lance is given to put a version.
+pub(super) const CLAIM_US: i64 = 5 * 60 * 1_000_000;
+/// How often a first commit that lost to another first commit goes again as an append.
+const MAX_FIRST_TRIES: usize = 3;
+
+impl Engine {
+    /// Commits fragments and uploads as one version.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when the version check refuses it, `InvalidInput` and
+    /// `TableSchemaValidation` for what does not fit; then nothing was changed. `Internal` and
+    /// `ServiceUnavailable` when the outcome is unknown; a retry with the same key settles it.
+    pub async fn commit_table(
+        &self,
+        table: &Table,
+        request: CommitRequest,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<CommitOutcome> {
+        let attempt = match once {
+            None => Attempt::First,
+            Some(once) => match self.take_once(once).await? {
+                Ok(attempt) => attempt,
+                Err(answer) => return Ok(answer),
+            },
+        };
+        let work = self.commit_in_turn(table, &request, attempt, once, caller);
+        self.while_alive(once, work).await
+    }
+
+    async fn commit_in_turn(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        attempt: Attempt,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<CommitOutcome> {
+        let _turn = self.turns.take(table.key).await;
+        let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
+        if attempt == Attempt::AfterAnother
+            && let Some((version, num_rows)) =
+                self.find_landed(table, request, transaction_id).await?
+        {
+            let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
+            // They were claimed by the same transaction, before it landed.
+            let taken = self.take_uploads(table, request, transaction_id).await.unwrap_or_default();
+            self.record(table, version, &taken, &outcome, once, caller).await;
+            return Ok(outcome);
+        }
+        let taken = self.take_uploads(table, request, transaction_id).await?;
+        match self.publish(table, request, &taken, transaction_id, caller).await {
+            Ok((version, published)) => {
+                let version_number = version.manifest.version;
+                let outcome = outcome(request, version_number, published.num_rows, transaction_id);
+                self.record(table, version, &taken, &outcome, once, caller).await;
+                tracing::info!(
+                    table.id = %table.id, %caller, operation = request.change.name(),
+                    "committed version {version_number} of {}", table.id
+                );
+                Ok(outcome)
+            }
+            Err(error) => {
+                if error.is_certainly_not_committed() {
+                    self.give_uploads_back(&taken).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The version check and the put.
+    async fn publish(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        taken: &[Taken],
+        transaction_id: Uuid,
+        caller: &Caller,
+    ) -> Result<(TableVersion, Published)> {
+        let location = location_of(table);
+        let input = Input {
+            staged: taken
+                .iter()
+                .filter(|one| one.by == NamedBy::Id)
+                .map(|one| one.upload.staged.clone())
+                .collect(),
+            fragments: request.fragments.clone(),
+            schema: request.schema.clone(),
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+            self.check_version(table, request, latest).await?;
+            let base = self.base(table, request, latest).await?;
+            let prepared =
+                self.lake.prepare(&location, base.as_ref(), request.change, &input).await?;
+            let rules = Rules {
+                // A table that got its first version since: what was read is nothing, and the
+                // rows go with whatever is there.
+                read_version: if request.read_version == 0 { latest } else { request.read_version },
+                transaction_id,
+                strict: request.on_conflict == OnConflict::Fail,
+                properties: request.properties.clone(),
+            };
+            match self.lake.publish(&location, base.as_ref(), prepared, &rules).await {
+                Ok(published) => {
+                    let version = TableVersion {
+                        manifest: published.manifest.clone(),
+                        origin: Origin::Catalog,
+                        operation: Some(request.change.name().into()),
+                        transaction_id: Some(transaction_id.to_string()),
+                        committed_by: Some(caller.name().into()),
+                        committed_at_us: self.now_us(),
+                    };
+                    return Ok((version, published));
+                }
+                // Another's first version stands now; an append goes on top of it.
+                Err(Error::ConcurrentModification(_))
+                    if latest == 0
+                        && request.change == Change::Append
+                        && request.on_conflict == OnConflict::Rebase
+                        && tries < MAX_FIRST_TRIES => {}
+                Err(Error::ConcurrentModification(conflict)) => {
+                    return Err(self.explain(table, request, *conflict).await);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What can be refused before anything is read.
+    async fn check_version(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        latest: u64,
+    ) -> Result<()> {
+        if request.read_version > latest {
+            return Err(Error::invalid_input(format!(
+                "read_version {} is newer than version {latest}, the newest of table '{}'",
+                request.read_version, table.id
+            )));
+        }
+        let moved = request.read_version != latest;
+        // Whoever makes a table does not mean to replace one that another made meanwhile.
+        let replaces = request.read_version == 0 && request.change != Change::Append;
+        if !moved || !(replaces || request.on_conflict == OnConflict::Fail) {
+            return Ok(());
+        }
+        let conflict = Conflict {
+            message: format!(
+                "table '{}' is at version {latest}, not at version {}",
+                table.id, request.read_version
+            ),
+            conflicting_version: Some(request.read_version + 1),
+            retryable: true,
+            ..Conflict::default()
+        };
+        Err(self.explain(table, request, conflict).await)
+    }
+
+    /// The version to check against: the newest, except that a merge is about the fragments of
+    /// the version that it read.
+    async fn base(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        latest: u64,
+    ) -> Result<Option<Snapshot>> {
+        if latest == 0 {
+            return Ok(None);
+        }
+        let location = location_of(table);
+        if request.change == Change::Merge && request.read_version > 0 {
+            let version = self.describe_version(table, request.read_version).await?;
+            return self.lake.snapshot(&location, version.manifest.version).await.map(Some);
+        }
+        self.lake.snapshot(&location, latest).await.map(Some)
+    }
+
+    /// Adds to a refusal what the table is at now and which operation won.
+    async fn explain(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        mut conflict: Conflict,
+    ) -> Error {
+        let looked = async {
+            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+            conflict.current_version = Some(latest);
+            if latest > 0 {
+                let winner = conflict
+                    .conflicting_version
+                    .filter(|version| *version > request.read_version && *version <= latest)
+                    .unwrap_or(latest);
+                let newest = self.lake.snapshot(&location_of(table), latest).await?;
+                conflict.conflicting_operation = newest.operation_of(winner).await;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(table.id = %table.id, %error, "could not look at what won");
+        }
+        Error::conflict(conflict)
+    }
+
+    /// A version after the one read that this transaction made, if there is one, and its rows.
+    async fn find_landed(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        transaction_id: Uuid,
+    ) -> Result<Option<(TableVersion, u64)>> {
+        let Some(latest) = self.latest(table).await? else {
+            return Ok(None);
+        };
+        let wanted = transaction_id.to_string();
+        for number in (request.read_version + 1..=latest.manifest.version).rev() {
+            let version = match self.describe_version(table, number).await {
+                Ok(version) => version,
+                Err(Error::TableVersionNotFound { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let snapshot = self.lake.snapshot(&location_of(table), number).await?;
+            if snapshot.transaction_id().await.as_ref() == Some(&wanted) {
+                return Ok(Some((version, snapshot.num_rows().await?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the uploads of a commit, so that no abort, no sweep and no other commit can: those
+    /// that it names, and those that wrote the fragments that it names.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one that is unknown, unfinished, expired or committed, and for columns
+    /// in a commit that is not a merge; `ConcurrentModification` when another commit has it.
+    async fn take_uploads(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        transaction_id: Uuid,
+    ) -> Result<Vec<Taken>> {
+        let mut taken = Vec::new();
+        for key in &request.uploads {
+            if taken.iter().any(|known: &Taken| known.upload.key == *key) {
+                return Err(Error::invalid_input(format!("upload {key} is named twice")));
+            }
+            let upload = self.find_upload(table, *key).await?;
+            check_kind(&upload, request)?;
+            taken.push(Taken { upload, by: NamedBy::Id });
+        }
+        let files = data_files(&request.fragments);
+        let mut wrote = BTreeSet::new();
+        {
+            let mut tx = self.catalog.read().await?;
+            for file in &files {
+                check_data_file(file)?;
+                wrote.extend(uploads::find_upload_of_file(&mut tx, table.key, file).await?);
+            }
+        }
+        for key in wrote {
+            if taken.iter().all(|known| known.upload.key != key) {
+                let upload = self.find_upload(table, key).await?;
+                taken.push(Taken { upload, by: NamedBy::Fragments });
+            }
+        }
+        // What a version refers to already is nobody's to take. (Its files may be named again all
+        // the same, as an overwrite does that goes back to them.)
+        taken.retain(|one| one.by == NamedBy::Id || one.upload.state != UploadState::Committed);
+        self.claim_uploads(&taken, transaction_id).await?;
+        for one in &taken {
+            // Its commit died: whether before or after its manifest stood, storage says.
+            if one.upload.state == UploadState::Committing
+                && self.is_in_use(table, &one.upload).await?
+            {
+                let mut tx = self.catalog.write().await?;
+                let (from, to) = (UploadState::Committing, UploadState::Committed);
+                uploads::move_upload(&mut tx, one.upload.key, from, to).await?;
+                tx.commit().await?;
+                return Err(committed_already(&one.upload));
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn claim_uploads(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
+        let claim = transaction_id.to_string();
+        let now_us = self.now_us();
+        let stale_us = now_us.saturating_sub(CLAIM_US);
+        let mut tx = self.catalog.write().await?;
+        for Taken { upload, .. } in taken {
+            if uploads::claim_upload(&mut tx, upload.key, &claim, now_us, stale_us).await? {
+                continue;
+            }
+            return Err(match upload.state {
+                UploadState::Committed => committed_already(upload),
+                UploadState::Writing => {
+                    Error::invalid_input(format!("upload {} is not finished", upload.key))
+                }
+                _ => Error::conflict(Conflict {
+                    message: format!("another commit has upload {}", upload.key),
+                    retryable: true,
+                    ..Conflict::default()
+                }),
+            });
+        }
+        tx.commit().await
+    }
+
+    async fn give_uploads_back(&self, taken: &[Taken]) {
+        let given = async {
+            let mut tx = self.catalog.write().await?;
+            for Taken { upload, .. } in taken {
+                let (from, to) = (UploadState::Committing, UploadState::Staged);
+                uploads::move_upload(&mut tx, upload.key, from, to).await?;
+            }
+            tx.commit().await
+        };
+        if let Err(error) = given.await {
+            tracing::warn!(%error, "could not give uploads back; the sweep will");
+        }
+    }
+
+    /// Writes down a commit that stands. A failure here is no failure of the commit: whoever looks
+    /// next adopts the version.
+    async fn record(
+        &self,
+        table: &Table,
+        version: TableVersion,
+        taken: &[Taken],
+        outcome: &CommitOutcome,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) {
+        let recorded = async {
+            let answer = Self::answer_to_keep(outcome)?;
+            let mut tx = self.catalog.write().await?;
+            versions::insert_version(&mut tx, table.key, &version).await?;
+            tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
+            for Taken { upload, .. } in taken {
+                let (from, to) = (UploadState::Committing, UploadState::Committed);
+                uploads::move_upload(&mut tx, upload.key, from, to).await?;
+            }
+            if let Some(once) = once {
+                idempotency::finish_key(&mut tx, once.key_hash(), &answer).await?;
+            }
+            tx.commit().await
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(
+                table.id = %table.id, version = version.manifest.version, %error,
+                "a commit stands in storage but could not be recorded; it will be adopted"
+            );
+        }
+    }
+}
+
+fn check_kind(upload: &Upload, request: &CommitRequest) -> Result<()> {
+    let wanted = match request.change {
+        Change::Merge => UploadKind::Columns,
+        Change::Append | Change::Overwrite => UploadKind::Fragments,
+    };
+    if upload.kind != wanted {
+        return Err(Error::invalid_input(format!(
+            "upload {} holds {}, which {} does not take",
+            upload.key,
+            upload.kind.as_str(),
+            request.change.name()
+        )));
+    }
+    if upload.kind == UploadKind::Columns && upload.read_version != request.read_version {
+        return Err(Error::invalid_input(format!(
+            "upload {} was made against version {}, not {}",
+            upload.key, upload.read_version, request.read_version
+        )));
+    }
+    Ok(())
+}
+
+fn committed_already(upload: &Upload) -> Error {
+    Error::invalid_input(format!("upload {} was committed already", upload.key))
+}
+
+fn outcome(
+    request: &CommitRequest,
+    version: u64,
+    num_rows: u64,
+    transaction_id: Uuid,
+) -> CommitOutcome {
+    CommitOutcome {
+        version,
+        read_version: request.read_version,
+        transaction_id: transaction_id.to_string(),
+        rebased: version != request.read_version + 1,
+        num_rows,
+    }
+}

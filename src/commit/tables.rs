@@ -1,0 +1,205 @@
+//! Making, renaming and dropping tables, without their data.
+
+use uuid::Uuid;
+
+use super::{Engine, location_of};
+use crate::catalog::tables::NewTable;
+use crate::catalog::{Tx, namespaces, removals, tables};
+use crate::error::{Error, Result};
+use crate::lake::Location;
+use crate::model::{Caller, Namespace, Properties, Table, TableId, TableState};
+
+/// Where a new table is to stand.
+#[derive(Debug, Clone, Copy)]
+pub enum NewLocation<'a> {
+    /// A folder of its own under the storage root.
+    Own,
+    /// Where the caller says, if that is allowed.
+    At(&'a str),
+}
+
+/// What registering does when the name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegisterMode {
+    Create,
+    /// The name points to the new location; the files of the old one stay.
+    Overwrite,
+}
+
+impl Engine {
+    /// Gives a name a location, without touching storage.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`, `TableAlreadyExists`, `InvalidInput` for the location.
+    pub async fn declare_table(
+        &self,
+        id: &TableId,
+        location: NewLocation<'_>,
+        properties: Properties,
+        caller: &Caller,
+    ) -> Result<Table> {
+        let key = Uuid::now_v7();
+        let location_of_it = self.new_location(id, key, location)?;
+        let mut tx = self.catalog.write().await?;
+        let namespace = namespaces::get_namespace(&mut tx, &id.namespace).await?;
+        if let NewLocation::At(_) = location {
+            ensure_free(&mut tx, id, &location_of_it).await?;
+        }
+        let table = Table {
+            key,
+            id: id.clone(),
+            location: location_of_it.to_string(),
+            state: TableState::Declared,
+            properties,
+        };
+        self.insert_table(&mut tx, &namespace, &table, caller).await?;
+        tx.commit().await?;
+        tracing::info!(table.id = %id, %caller, "declared table");
+        Ok(table)
+    }
+
+    /// Gives a name to a table that stands in storage already.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`, `TableAlreadyExists`, and `InvalidInput` when there is no Lance table
+    /// at the location or it may not be used.
+    pub async fn register_table(
+        &self,
+        id: &TableId,
+        location: &str,
+        mode: RegisterMode,
+        properties: Properties,
+        caller: &Caller,
+    ) -> Result<Table> {
+        let location = self.lake.locations().check(location)?;
+        if self.lake.list_manifests(&location).await?.is_empty() {
+            return Err(Error::invalid_input("there is no Lance table at the location"));
+        }
+        let mut tx = self.catalog.write().await?;
+        let namespace = namespaces::get_namespace(&mut tx, &id.namespace).await?;
+        if let Some(existing) = tables::find_table(&mut tx, id).await? {
+            match mode {
+                RegisterMode::Create => return Err(Error::TableAlreadyExists(id.clone())),
+                RegisterMode::Overwrite => tables::delete_table(&mut tx, &existing).await?,
+            }
+        }
+        ensure_free(&mut tx, id, &location).await?;
+        let table = Table {
+            key: Uuid::now_v7(),
+            id: id.clone(),
+            location: location.to_string(),
+            state: TableState::Created,
+            properties,
+        };
+        self.insert_table(&mut tx, &namespace, &table, caller).await?;
+        tx.commit().await?;
+        tracing::info!(table.id = %id, %caller, "registered table");
+        // Its versions get their rows now or when somebody asks for them.
+        if let Err(error) = self.latest(&table).await {
+            tracing::warn!(table.id = %id, %error, "could not adopt the versions yet");
+        }
+        Ok(table)
+    }
+
+    /// Takes a name away and leaves the files where they are.
+    ///
+    /// # Errors
+    /// `TableNotFound`.
+    pub async fn deregister_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
+        let mut tx = self.catalog.write().await?;
+        let table = tables::get_table(&mut tx, id).await?;
+        tables::delete_table(&mut tx, &table).await?;
+        tx.commit().await?;
+        tracing::info!(table.id = %id, %caller, "deregistered table");
+        Ok(table)
+    }
+
+    /// Takes a name away and removes the files.
+    ///
+    /// # Errors
+    /// `TableNotFound`.
+    pub async fn drop_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
+        let mut tx = self.catalog.write().await?;
+        let table = tables::get_table(&mut tx, id).await?;
+        removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
+        tables::delete_table(&mut tx, &table).await?;
+        tx.commit().await?;
+        self.remove_folder(&location_of(&table)).await;
+        tracing::info!(table.id = %id, %caller, "dropped table");
+        Ok(table)
+    }
+
+    /// Gives a table another name, in its namespace or in another. Its location stays.
+    ///
+    /// # Errors
+    /// `TableNotFound`, `TableAlreadyExists`, `NamespaceNotFound`.
+    pub async fn rename_table(
+        &self,
+        id: &TableId,
+        new_id: &TableId,
+        caller: &Caller,
+    ) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        let table = tables::get_table(&mut tx, id).await?;
+        let namespace = namespaces::get_namespace(&mut tx, &new_id.namespace).await?;
+        tables::rename_table(&mut tx, &table, &namespace, new_id, caller, self.now_us()).await?;
+        tx.commit().await?;
+        tracing::info!(table.id = %id, new_id = %new_id, %caller, "renamed table");
+        Ok(())
+    }
+
+    /// Removes a folder that is noted for removal. A failure leaves the note for the sweep.
+    pub(super) async fn remove_folder(&self, location: &Location) {
+        let removed = async {
+            self.lake.remove(location).await?;
+            let mut tx = self.catalog.write().await?;
+            removals::delete_removal(&mut tx, location.as_str()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(%location, %error, "could not remove a folder; the sweep will try again");
+        }
+    }
+
+    pub(super) fn new_location(
+        &self,
+        id: &TableId,
+        key: Uuid,
+        location: NewLocation<'_>,
+    ) -> Result<Location> {
+        match location {
+            NewLocation::Own => Ok(self.lake.locations().new_location(id.name.as_str(), key)),
+            NewLocation::At(location) => self.lake.locations().check(location),
+        }
+    }
+
+    pub(super) async fn insert_table(
+        &self,
+        tx: &mut Tx,
+        namespace: &Namespace,
+        table: &Table,
+        caller: &Caller,
+    ) -> Result<()> {
+        let new = NewTable {
+            key: table.key,
+            location: &table.location,
+            state: table.state,
+            properties: &table.properties,
+        };
+        tables::insert_table(tx, namespace, &table.id, new, caller, self.now_us()).await
+    }
+}
+
+/// Two tables in one folder would drop each other's files.
+pub(super) async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<()> {
+    if tables::find_table(tx, id).await?.is_some() {
+        return Err(Error::TableAlreadyExists(id.clone()));
+    }
+    if tables::find_overlapping_location(tx, location.as_str()).await?.is_some() {
+        return Err(Error::invalid_input("the location is that of another table, or overlaps it"));
+    }
+    if removals::find_removal(tx, location.as_str()).await? {
+        return Err(Error::invalid_input("the location belongs to a table that is being removed"));
+    }
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Uploads: rows and columns that are written now and committed later.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{Engine, location_of};
+use crate::catalog::{Catalog, uploads};
+use crate::error::{Error, Result};
+use crate::lake::{
+    Batches, FileLog, Snapshot, WriteMode, WriteOptions, data_files, schema_from_stored,
+};
+use crate::model::{Caller, Page, Staged, Table, Upload, UploadKind, UploadState};
+
+/// An upload that stands in storage and can be committed.
+pub struct StagedUpload {
+    pub upload: Upload,
+    /// For rows the schema of the rows, for columns that of the table after the merge.
+    pub schema: SchemaRef,
+}
+
+impl Engine {
+    /// Writes rows as fragments that nobody sees until they are committed. On an error nothing
+    /// is left behind.
+    ///
+    /// `mode` is `Append` for a table that has a version and `Create` for one that has none, when
+    /// the caller does not say.
+    ///
+    /// # Errors
+    /// `TableNotFound`, `TableAlreadyExists` for `Create` when there is a version,
+    /// `InvalidTableState` for `Append` when there is none, `TableSchemaValidation`, and what the
+    /// stream of batches ends with.
+    pub async fn upload_fragments(
+        &self,
+        table: &Table,
+        mode: Option<WriteMode>,
+        batches: Batches,
+        options: &WriteOptions,
+        caller: &Caller,
+    ) -> Result<StagedUpload> {
+        let location = location_of(table);
+        let base = match self.latest(table).await? {
+            Some(latest) => Some(self.lake.snapshot(&location, latest.manifest.version).await?),
+            None => None,
+        };
+        let mode = match (mode, &base) {
+            (Some(WriteMode::Create), Some(_)) => {
+                return Err(Error::TableAlreadyExists(table.id.clone()));
+            }
+            (Some(WriteMode::Append), None) => {
+                return Err(Error::InvalidTableState(format!(
+                    "table '{}' has no version to append to; upload with mode=create",
+                    table.id
+                )));
+            }
+            (Some(mode), _) => mode,
+            (None, Some(_)) => WriteMode::Append,
+            (None, None) => WriteMode::Create,
+        };
+        let read_version = base.as_ref().map_or(0, Snapshot::version);
+        let mut upload =
+            self.begin_upload(table, UploadKind::Fragments, read_version, caller).await?;
+        let log = Arc::new(Noted { catalog: self.catalog.clone(), upload: upload.key });
+        let written = self.lake.write(&location, base.as_ref(), mode, batches, options, log).await;
+        let written = written.map(|staged| (data_files(&staged.fragments), staged));
+        upload.staged = self.settle(table, &upload, written).await?;
+        upload.state = UploadState::Staged;
+        let schema = schema_from_stored(&upload.staged.schema)?;
+        tracing::info!(
+            table.id = %table.id, %caller, upload.id = %upload.key,
+            num_rows = upload.staged.num_rows, "uploaded fragments"
+        );
+        Ok(StagedUpload { upload, schema })
+    }
+
+    /// Writes new columns for one fragment. On an error nothing is left behind.
+    ///
+    /// # Errors
+    /// `TableNotFound`, `TableVersionNotFound`, `InvalidInput` for an unknown fragment, another
+    /// number of rows, or a column that exists.
+    pub async fn upload_columns(
+        &self,
+        table: &Table,
+        fragment: u64,
+        read_version: Option<u64>,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<StagedUpload> {
+        let base = self.open(table, read_version).await?;
+        let mut upload =
+            self.begin_upload(table, UploadKind::Columns, base.version(), caller).await?;
+        let written = base.write_columns(fragment, batches).await;
+        let written = written.map(|staged| (base.added_files(&staged), staged));
+        upload.staged = self.settle(table, &upload, written).await?;
+        upload.state = UploadState::Staged;
+        let schema = schema_from_stored(&upload.staged.schema)?;
+        tracing::info!(table.id = %table.id, %caller, upload.id = %upload.key, "uploaded columns");
+        Ok(StagedUpload { upload, schema })
+    }
+
+    /// A page of a table's uploads that are not committed, and the token of the next.
+    pub async fn list_uploads(
+        &self,
+        table: &Table,
+        page: &Page,
+    ) -> Result<(Vec<Upload>, Option<String>)> {
+        let after = match page.after.as_deref() {
+            None => Uuid::nil(),
+            Some(key) => Uuid::parse_str(key).map_err(|_| {
+                Error::invalid_input("page_token is not one that this listing answered")
+            })?,
+        };
+        let mut tx = self.catalog.read().await?;
+        let mut rows = uploads::list_uploads(&mut tx, table.key, after, page).await?;
+        let next = page.finish(&mut rows, |row| row.key.to_string());
+        Ok((rows, next))
+    }
+
+    /// Removes an upload and its files.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an unknown upload, `InvalidTableState` for one that was committed or is
+    /// being committed.
+    pub async fn abort_upload(&self, table: &Table, upload: Uuid, caller: &Caller) -> Result<()> {
+        let found = self.find_upload(table, upload).await?;
+        let is_taken = found.state == UploadState::Committing;
+        if is_taken || !self.remove_unused(table, &found).await? {
+            return Err(Error::InvalidTableState(format!("upload {upload} is committed")));
+        }
+        tracing::info!(table.id = %table.id, %caller, upload.id = %upload, "aborted upload");
+        Ok(())
+    }
+
+    /// Removes an upload unless a commit has it or a version refers to its files. Answers whether
+    /// it was removed.
+    ///
+    /// Fragments may have been committed by their JSON, past this server even, so that storage is
+    /// asked. No commit of this process is under way meanwhile, and none of another can take an
+    /// upload that is claimed for removal.
+    pub(super) async fn remove_unused(&self, table: &Table, upload: &Upload) -> Result<bool> {
+        let _turn = self.turns.take(table.key).await;
+        let claimed = {
+            let mut tx = self.catalog.write().await?;
+            let claimed = upload.state != UploadState::Committed
+                && uploads::move_upload(&mut tx, upload.key, upload.state, UploadState::Removing)
+                    .await?;
+            tx.commit().await?;
+            claimed
+        };
+        if !claimed {
+            return Ok(false);
+        }
+        if upload.state != UploadState::Writing && self.is_in_use(table, upload).await? {
+            let mut tx = self.catalog.write().await?;
+            let (from, to) = (UploadState::Removing, UploadState::Committed);
+            uploads::move_upload(&mut tx, upload.key, from, to).await?;
+            tx.commit().await?;
+            return Ok(false);
+        }
+        self.remove_upload(table, upload.key).await?;
+        Ok(true)
+    }
+
+    /// Whether a version refers to a file of the upload.
+    pub(super) async fn is_in_use(&self, table: &Table, upload: &Upload) -> Result<bool> {
+        let files = {
+            let mut tx = self.catalog.read().await?;
+            uploads::list_upload_files(&mut tx, upload.key).await?
+        };
+        let used = self.lake.files_in_use(&location_of(table), &files, upload.read_version).await?;
+        Ok(!used.is_empty())
+    }
+
+    /// # Errors
+    /// `InvalidInput` when the table has no such upload.
+    pub(super) async fn find_upload(&self, table: &Table, upload: Uuid) -> Result<Upload> {
+        let mut tx = self.catalog.read().await?;
+        uploads::find_upload(&mut tx, upload)
+            .await?
+            .filter(|found| found.table_key == table.key && found.state != UploadState::Removing)
+            .ok_or_else(|| {
+                Error::invalid_input(format!("table '{}' has no upload {upload}", table.id))
+            })
+    }
+
+    /// Removes the files of an upload that was claimed for removal, then its row.
+    async fn remove_upload(&self, table: &Table, upload: Uuid) -> Result<()> {
+        let files = {
+            let mut tx = self.catalog.read().await?;
+            uploads::list_upload_files(&mut tx, upload).await?
+        };
+        self.lake.remove_files(&location_of(table), &files).await?;
+        let mut tx = self.catalog.write().await?;
+        uploads::delete_upload(&mut tx, upload).await?;
+        tx.commit().await
+    }
+
+    async fn begin_upload(
+        &self,
+        table: &Table,
+        kind: UploadKind,
+        read_version: u64,
+        caller: &Caller,
+    ) -> Result<Upload> {
+        let upload = Upload {
+            key: Uuid::now_v7(),
+            table_key: table.key,
+            kind,
+            state: UploadState::Writing,
+            read_version,
+            staged: Staged::default(),
+            created_by: caller.name().to_owned(),
+            created_at_us: self.now_us(),
+            expires_at_us: self.after_us(self.upload_ttl),
+        };
+        let mut tx = self.catalog.write().await?;
+        uploads::insert_upload(&mut tx, &upload).await?;
+        tx.commit().await?;
+        Ok(upload)
+    }
+
+    /// Notes that an upload stands, with all of its files, or removes what there is of it.
+    async fn settle(
+        &self,
+        table: &Table,
+        upload: &Upload,
+        written: Result<(Vec<String>, Staged)>,
+    ) -> Result<Staged> {
+        let (files, outcome) = match written {
+            Ok((files, staged)) => {
+                let outcome = self.stage(upload, &files, &staged).await;
+                (files, outcome.map(|()| staged))
+            }
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        if let Err(error) = &outcome
+            && error.is_certainly_not_committed()
+        {
+            let removed = async {
+                self.lake.remove_files(&location_of(table), &files).await?;
+                self.remove_upload(table, upload.key).await
+            };
+            if let Err(failure) = removed.await {
+                tracing::warn!(upload.id = %upload.key, error = %failure, "could not remove an upload yet");
+            }
+        }
+        outcome
+    }
+
+    async fn stage(&self, upload: &Upload, files: &[String], staged: &Staged) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        if !uploads::stage_upload(&mut tx, upload.key, staged).await? {
+            return Err(Error::InvalidTableState(
+                "the upload was aborted, or its table dropped, while it was received".into(),
+            ));
+        }
+        for file in files {
+            uploads::insert_upload_file(&mut tx, upload.key, file).await?;
+        }
+        tx.commit().await
+    }
+}
+
+/// Notes the files of an upload in the catalog as they come.
+struct Noted {
+    catalog: Catalog,
+    upload: Uuid,
+}
+
+impl std::fmt::Debug for Noted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Noted({})", self.upload)
+    }
+}
+
+#[async_trait]
+impl FileLog for Noted {
+    async fn note(&self, file_name: &str) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        uploads::insert_upload_file(&mut tx, self.upload, file_name).await?;
+        tx.commit().await
+    }
+}

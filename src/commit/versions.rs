@@ -1,0 +1,168 @@
+//! Which versions a table has: what storage holds, and the index of it in SQL.
+
+use std::collections::HashSet;
+
+use super::{Engine, location_of};
+use crate::catalog::tables;
+use crate::catalog::versions::{self, Order};
+use crate::error::{Error, Result};
+use crate::lake::Snapshot;
+use crate::model::{Caller, ManifestEntry, Origin, Page, PageScope, Table, TableVersion};
+
+impl Engine {
+    /// The newest version that storage holds now, adopting what others committed meanwhile.
+    /// `None` for a table that was never written to.
+    pub async fn latest(&self, table: &Table) -> Result<Option<TableVersion>> {
+        let known = {
+            let mut tx = self.catalog.read().await?;
+            versions::find_latest(&mut tx, table.key).await?
+        };
+        let newer = self
+            .lake
+            .versions_after(&location_of(table), known.as_ref().map(|known| &known.manifest))
+            .await?;
+        if newer.is_empty() {
+            return Ok(known);
+        }
+        self.adopt(table, newer).await
+    }
+
+    /// Gives rows to versions that were committed past this server. Answers the last of them.
+    async fn adopt(
+        &self,
+        table: &Table,
+        found: Vec<ManifestEntry>,
+    ) -> Result<Option<TableVersion>> {
+        tracing::info!(table.id = %table.id, versions = found.len(), "adopting versions");
+        let mut tx = self.catalog.write().await?;
+        let mut last = None;
+        for manifest in found {
+            let version = TableVersion {
+                committed_at_us: manifest.modified_at_us,
+                manifest,
+                origin: Origin::Foreign,
+                operation: None,
+                transaction_id: None,
+                committed_by: None,
+            };
+            versions::insert_version(&mut tx, table.key, &version).await?;
+            last = Some(version);
+        }
+        tables::mark_created(&mut tx, table.key, &Caller::server(), self.now_us()).await?;
+        tx.commit().await?;
+        Ok(last)
+    }
+
+    /// Opens a version; the newest when none is named.
+    ///
+    /// # Errors
+    /// `TableVersionNotFound`; `InvalidTableState` for a table that was never written to.
+    pub async fn open(&self, table: &Table, version: Option<u64>) -> Result<Snapshot> {
+        let version = match version {
+            Some(version) => self.describe_version(table, version).await?.manifest.version,
+            None => match self.latest(table).await? {
+                Some(latest) => latest.manifest.version,
+                None => {
+                    return Err(Error::InvalidTableState(format!(
+                        "table '{}' is declared but has no data yet",
+                        table.id
+                    )));
+                }
+            },
+        };
+        self.lake.snapshot(&location_of(table), version).await
+    }
+
+    /// # Errors
+    /// `TableVersionNotFound`.
+    pub async fn describe_version(&self, table: &Table, version: u64) -> Result<TableVersion> {
+        let found = self.lake.find_manifest(&location_of(table), version).await?;
+        let known = {
+            let mut tx = self.catalog.read().await?;
+            versions::find_version(&mut tx, table.key, version).await?
+        };
+        match (found, known) {
+            (Some(_), Some(known)) => Ok(known),
+            (Some(manifest), None) => {
+                let adopted = self.adopt(table, vec![manifest]).await?;
+                adopted.ok_or_else(|| not_found(table, version))
+            }
+            (None, Some(_)) => {
+                let mut tx = self.catalog.write().await?;
+                versions::delete_version(&mut tx, table.key, version).await?;
+                tx.commit().await?;
+                Err(not_found(table, version))
+            }
+            (None, None) => Err(not_found(table, version)),
+        }
+    }
+
+    /// A page of versions, and the token of the next. A first page that asks for more than the
+    /// newest version also drops the rows of versions that a clean-up removed from storage.
+    pub async fn list_versions(
+        &self,
+        table: &Table,
+        order: Order,
+        page: &Page,
+    ) -> Result<(Vec<TableVersion>, Option<String>)> {
+        let after = page
+            .after
+            .as_deref()
+            .map(|key| {
+                key.parse().map_err(|_| {
+                    Error::invalid_input("page_token is not one that this listing answered")
+                })
+            })
+            .transpose()?;
+        if order == Order::NewestFirst && page.limit == 1 {
+            self.latest(table).await?;
+        } else if after.is_none() {
+            self.reconcile(table).await?;
+        }
+        let mut tx = self.catalog.read().await?;
+        let mut rows = versions::list_versions(&mut tx, table.key, order, after, page).await?;
+        let next = page.finish(&mut rows, |row| row.manifest.version.to_string());
+        Ok((rows, next))
+    }
+
+    /// Makes the rows agree with storage. The rows are read first: whatever has a row has been
+    /// put, so a version that the later listing lacks was removed.
+    async fn reconcile(&self, table: &Table) -> Result<()> {
+        let mut known = HashSet::new();
+        let mut page =
+            Page::new(PageScope::new("reconcile", ""), Some(i64::from(Page::MAX_LIMIT)), None)?;
+        loop {
+            let after = page.after.as_deref().and_then(|key| key.parse().ok());
+            let mut tx = self.catalog.read().await?;
+            let mut rows =
+                versions::list_versions(&mut tx, table.key, Order::OldestFirst, after, &page)
+                    .await?;
+            let more = page.finish(&mut rows, |row| row.manifest.version.to_string()).is_some();
+            page.after = rows.last().map(|row| row.manifest.version.to_string());
+            known.extend(rows.into_iter().map(|row| row.manifest.version));
+            if !more {
+                break;
+            }
+        }
+        let found = self.lake.list_manifests(&location_of(table)).await?;
+        let there: HashSet<u64> = found.iter().map(|manifest| manifest.version).collect();
+        let gone: Vec<u64> = known.difference(&there).copied().collect();
+        if !gone.is_empty() {
+            let mut tx = self.catalog.write().await?;
+            for version in gone {
+                versions::delete_version(&mut tx, table.key, version).await?;
+            }
+            tx.commit().await?;
+        }
+        let new: Vec<ManifestEntry> =
+            found.into_iter().filter(|manifest| !known.contains(&manifest.version)).collect();
+        if !new.is_empty() {
+            self.adopt(table, new).await?;
+        }
+        Ok(())
+    }
+}
+
+fn not_found(table: &Table, version: u64) -> Error {
+    Error::TableVersionNotFound { table: table.id.clone(), version }
+}

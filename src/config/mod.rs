@@ -1,0 +1,244 @@
+//! Settings: a flag, else an environment variable `TILTYARD_…`, else a key of the TOML file given
+//! with `--config`, else the default. With nothing set, `tiltyard serve` just works.
+//!
+//! | flag | environment | TOML key |
+//! |---|---|---|
+//! | `--listen` | `TILTYARD_LISTEN` | `listen` |
+//! | `--database` | `TILTYARD_DATABASE` | `database` |
+//! | `--no-migrate` | `TILTYARD_NO_MIGRATE` | `migrate = false` |
+//! | `--storage-root` | `TILTYARD_STORAGE_ROOT` | `storage_root` |
+//! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
+//! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
+//! | `--gc-interval` | `TILTYARD_GC_INTERVAL` | `gc_interval` |
+//! | `--upload-ttl` | `TILTYARD_UPLOAD_TTL` | `upload_ttl` |
+//! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
+//! | `--max-batch-bytes` | `TILTYARD_MAX_BATCH_BYTES` | `max_batch_bytes` |
+//! | `--grace` | `TILTYARD_GRACE` | `grace` |
+//! | `--log-format` | `TILTYARD_LOG_FORMAT` | `log_format` |
+//! | `--log` | `TILTYARD_LOG` | `log` |
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::LogFormat;
+
+/// Everything that can be set, with its default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `HOST:PORT`; port 0 picks one. The default is the port of the reference adapter.
+    pub listen: String,
+    /// `sqlite://PATH` (made if absent) or `postgres://…`.
+    pub database: String,
+    /// Whether the schema of the database is brought up to date at start.
+    pub migrate: bool,
+    /// Where new tables go: a path, or `s3://`, `gs://`, `az://`, `file://`.
+    pub storage_root: String,
+    /// Lance's `storage_options`.
+    pub storage_options: BTreeMap<String, String>,
+    /// Where a caller may point a table to, besides the storage root.
+    pub allow_locations: Vec<String>,
+    /// How often garbage is swept.
+    #[serde(with = "humantime_serde")]
+    pub gc_interval: Duration,
+    /// How long an uncommitted upload lives.
+    #[serde(with = "humantime_serde")]
+    pub upload_ttl: Duration,
+    /// The largest request body; no limit when absent.
+    pub max_body_bytes: Option<u64>,
+    /// The largest single Arrow record batch: what one upload may hold in memory.
+    pub max_batch_bytes: u64,
+    /// How long running requests may go on after SIGTERM.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    pub log_format: LogFormat,
+    /// A filter in the syntax of the `tracing` crate.
+    pub log: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:2333".into(),
+            database: "sqlite://tiltyard-data/catalog.db".into(),
+            migrate: true,
+            storage_root: "tiltyard-data/lake".into(),
+            storage_options: BTreeMap::new(),
+            allow_locations: Vec::new(),
+            gc_interval: Duration::from_secs(10 * 60),
+            upload_ttl: Duration::from_secs(24 * 60 * 60),
+            max_body_bytes: None,
+            max_batch_bytes: 2 << 30,
+            grace: Duration::from_secs(30),
+            log_format: LogFormat::Text,
+            log: "info,lance=warn".into(),
+        }
+    }
+}
+
+/// The same settings as flags and environment variables; what is absent is not set.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+pub struct Overrides {
+    /// TOML file with the same settings; flags and TILTYARD_… variables win over it
+    #[arg(long, env = "TILTYARD_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Address to listen on; port 0 picks one [default: 127.0.0.1:2333]
+    #[arg(long, env = "TILTYARD_LISTEN", value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+
+    /// Catalog database, sqlite://PATH or postgres://… [default: sqlite://tiltyard-data/catalog.db]
+    #[arg(long, env = "TILTYARD_DATABASE", value_name = "URL", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+
+    /// Do not bring the database schema up to date at start
+    #[arg(long, env = "TILTYARD_NO_MIGRATE")]
+    #[serde(rename = "migrate", skip_serializing_if = "is_false", serialize_with = "negate")]
+    pub no_migrate: bool,
+
+    /// Where new tables go: a path or s3://, gs://, az://, file:// [default: tiltyard-data/lake]
+    #[arg(long, env = "TILTYARD_STORAGE_ROOT", value_name = "URI")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_root: Option<String>,
+
+    /// One of Lance's storage options; may be repeated
+    #[arg(
+        long = "storage-option",
+        env = "TILTYARD_STORAGE_OPTION",
+        value_name = "K=V",
+        value_delimiter = ',',
+        value_parser = key_value,
+        hide_env_values = true
+    )]
+    #[serde(
+        rename = "storage_options",
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "as_map"
+    )]
+    pub storage_option: Vec<(String, String)>,
+
+    /// Where tables may be registered or declared besides the storage root; may be repeated
+    #[arg(
+        long = "allow-location",
+        env = "TILTYARD_ALLOW_LOCATION",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "allow_locations", skip_serializing_if = "Vec::is_empty")]
+    pub allow_location: Vec<String>,
+
+    /// How often garbage is swept [default: 10m]
+    #[arg(long, env = "TILTYARD_GC_INTERVAL", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub gc_interval: Option<Duration>,
+
+    /// How long an uncommitted upload lives [default: 24h]
+    #[arg(long, env = "TILTYARD_UPLOAD_TTL", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub upload_ttl: Option<Duration>,
+
+    /// Refuse request bodies larger than this [default: no limit]
+    #[arg(long, env = "TILTYARD_MAX_BODY_BYTES", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u64>,
+
+    /// Refuse Arrow record batches larger than this [default: 2 GiB]
+    #[arg(long, env = "TILTYARD_MAX_BATCH_BYTES", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_bytes: Option<u64>,
+
+    /// How long running requests may go on after SIGTERM [default: 30s]
+    #[arg(long, env = "TILTYARD_GRACE", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub grace: Option<Duration>,
+
+    /// How log lines look [default: text]
+    #[arg(long, env = "TILTYARD_LOG_FORMAT", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+
+    /// What is logged, such as info,tiltyard=debug [default: info,lance=warn]
+    #[arg(long, env = "TILTYARD_LOG", value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+}
+
+impl Settings {
+    /// # Errors
+    /// One that names the setting, for a file that is absent or does not parse.
+    pub fn load(overrides: &Overrides) -> Result<Self, Box<figment::Error>> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = &overrides.config {
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        figment.merge(Serialized::defaults(overrides)).extract().map_err(Box::new)
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn negate<S: serde::Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(!value)
+}
+
+fn as_map<S: serde::Serializer>(
+    pairs: &[(String, String)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
+}
+
+fn key_value(raw: &str) -> Result<(String, String), String> {
+    raw.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE".into())
+}
+
+fn duration(raw: &str) -> Result<Duration, String> {
+    humantime::parse_duration(raw).map_err(|error| format!("{error}; expected such as 10m or 24h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "listen = '127.0.0.1:1'\nupload_ttl = '1h'\n[storage_options]\nk = 'file'\n";
+        std::fs::write(file.path(), text).unwrap();
+        let overrides = Overrides {
+            config: Some(file.path().into()),
+            listen: Some("127.0.0.1:2".into()),
+            no_migrate: true,
+            storage_option: vec![("k2".into(), "flag".into())],
+            ..Overrides::default()
+        };
+        let settings = Settings::load(&overrides).unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:2");
+        assert_eq!(settings.upload_ttl, Duration::from_secs(3600));
+        assert_eq!(settings.gc_interval, Duration::from_secs(600));
+        assert!(!settings.migrate);
+        assert_eq!(settings.storage_options.len(), 2);
+    }
+
+    #[test]
+    fn a_misspelt_key_and_an_absent_file_are_errors() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "lisen = 'x'").unwrap();
+        for config in [file.path().into(), PathBuf::from("no/such/file.toml")] {
+            let overrides = Overrides { config: Some(config), ..Overrides::default() };
+            assert!(Settings::load(&overrides).is_err());
+        }
+    }
+}

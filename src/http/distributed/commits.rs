@@ -1,0 +1,151 @@
+//! Phase two: fragments and uploads become one version.
+
+use axum::Json as Reply;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::uploads::parse_upload_id;
+use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once};
+use crate::error::{Error, Result};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::{JsonBytes, ObjectId, TablePath, one_of, only_main_branch, parse_json};
+use crate::http::namespace::data::finish_even_if_the_client_leaves;
+use crate::http::namespace::tables::get_table;
+use crate::http::openapi::{Envelope, FragmentMetadata, JsonArrowSchema};
+use crate::lake::Change;
+use crate::model::{Caller, Properties};
+
+/// A request with this header takes effect once, however often it is sent.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const MAX_KEY_BYTES: usize = 256;
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct CommitTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    /// `append`, `overwrite` or `merge`.
+    operation: String,
+    /// The version that the data was made against; 0 for a table without one.
+    read_version: u64,
+    /// Fragments that the caller has the JSON of, from here or from pylance.
+    fragments: Option<Vec<FragmentMetadata>>,
+    /// Uploads to this server.
+    uploads: Option<Vec<String>>,
+    /// The schema that the caller expects, checked against that of the files. Needed for
+    /// `overwrite` and `merge` without uploads.
+    schema: Option<JsonArrowSchema>,
+    /// `rebase` (default): Lance's own conflict rules; `fail`: refuse unless the newest version
+    /// still is `read_version`.
+    on_conflict: Option<String>,
+    /// Whether this commit may share a version with others that wait; no commit does so far.
+    #[allow(dead_code, reason = "commits are not grouped yet, so that both values mean the same")]
+    coalesce: Option<bool>,
+    /// Not served yet, but for `main`.
+    branch: Option<String>,
+    /// Kept in the version's transaction.
+    properties: Option<Properties>,
+}
+
+impl CommitTableRequest {
+    fn into_commit(self) -> Result<CommitRequest> {
+        only_main_branch(self.branch.as_deref())?;
+        let operations = [
+            ("append", Change::Append),
+            ("overwrite", Change::Overwrite),
+            ("merge", Change::Merge),
+        ];
+        let change = one_of("operation", Some(&self.operation), &operations, Change::Append)?;
+        let choices = [("rebase", OnConflict::Rebase), ("fail", OnConflict::Fail)];
+        let on_conflict =
+            one_of("on_conflict", self.on_conflict.as_deref(), &choices, OnConflict::Rebase)?;
+        let fragments = self.fragments.unwrap_or_default();
+        let uploads = self.uploads.unwrap_or_default();
+        if fragments.is_empty() && uploads.is_empty() {
+            return Err(Error::invalid_input(
+                "there is nothing to commit: name fragments or uploads",
+            ));
+        }
+        if self.schema.is_none() && uploads.is_empty() && change != Change::Append {
+            return Err(Error::invalid_input(format!(
+                "{} of fragments without uploads needs their schema",
+                self.operation
+            )));
+        }
+        let schema = self.schema.map(serde_json::to_value).transpose();
+        let schema = schema.map_err(|error| Error::internal("reading a schema", error))?;
+        Ok(CommitRequest {
+            change,
+            read_version: self.read_version,
+            fragments: fragments.into_iter().map(|fragment| fragment.0).collect(),
+            uploads: uploads.iter().map(|id| parse_upload_id(id)).collect::<Result<_>>()?,
+            schema,
+            on_conflict,
+            properties: self.properties.unwrap_or_default(),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CommitTableResponse {
+    version: u64,
+    read_version: u64,
+    transaction_id: String,
+    /// Whether others had committed since `read_version`.
+    rebased: bool,
+    /// How many rows live in the new version.
+    num_rows: u64,
+}
+
+impl From<CommitOutcome> for CommitTableResponse {
+    fn from(outcome: CommitOutcome) -> Self {
+        Self {
+            version: outcome.version,
+            read_version: outcome.read_version,
+            transaction_id: outcome.transaction_id,
+            rebased: outcome.rebased,
+            num_rows: outcome.num_rows,
+        }
+    }
+}
+
+/// Commit fragments and uploads as one version.
+#[utoipa::path(post, path = "/v1/table/{id}/commit", operation_id = "CommitTable",
+    tag = "Distributed write",
+    params(ObjectId, ("Idempotency-Key" = Option<String>, Header,
+        description = "A request with this header takes effect once, however often it is sent")),
+    request_body(content = CommitTableRequest),
+    responses((status = 200, body = CommitTableResponse), ApiError))]
+pub async fn commit_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    path: TablePath,
+    headers: HeaderMap,
+    JsonBytes(body): JsonBytes,
+) -> ApiResult<Reply<CommitTableResponse>> {
+    let request: CommitTableRequest = parse_json(&body)?;
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let table = get_table(&state, &id).await?;
+    let request = request.into_commit()?;
+    let route = format!("CommitTable {}", table.key);
+    let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &body));
+    let outcome = finish_even_if_the_client_leaves(async move {
+        state.engine.commit_table(&table, request, once.as_ref(), &caller).await
+    })
+    .await?;
+    Ok(Reply(outcome.into()))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => Ok(Some(key)),
+        _ => Err(Error::invalid_input(format!(
+            "Idempotency-Key must be text of 1 to {MAX_KEY_BYTES} bytes"
+        ))),
+    }
+}

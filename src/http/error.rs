@@ -1,0 +1,168 @@
+//! The only place where an [`Error`] becomes a status and a body.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as ResponseDoc, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::error::Error;
+
+/// How long a caller should wait before it tries again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The spec's error body. A refused commit adds the last three fields.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<BTreeMap<String, String>>,
+    /// A brief message for a person.
+    pub error: String,
+    /// The spec's number of this kind of error, 0 to 23.
+    #[schema(minimum = 0)]
+    pub code: u32,
+    /// What else helps, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The path of the request.
+    pub instance: String,
+    /// The newest version of the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<u64>,
+    /// Lance's name of the operation that won.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflicting_operation: Option<String>,
+    /// Whether the same commit can succeed when tried again from the current version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<bool>,
+}
+
+/// An error on its way out. The middleware renders it, because it knows the path.
+#[derive(Debug, Clone)]
+pub struct ApiError(Arc<Error>);
+
+/// What a handler answers.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl<E: Into<Error>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self(Arc::new(error.into()))
+    }
+}
+
+/// The spec's code and HTTP status of each kind of error.
+fn status_and_code(error: &Error) -> (StatusCode, u32) {
+    match error {
+        Error::Unsupported(_) => (StatusCode::NOT_ACCEPTABLE, 0),
+        Error::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, 1),
+        Error::NamespaceAlreadyExists(_) => (StatusCode::CONFLICT, 2),
+        Error::NamespaceNotEmpty(_) => (StatusCode::CONFLICT, 3),
+        Error::TableNotFound(_) => (StatusCode::NOT_FOUND, 4),
+        Error::TableAlreadyExists(_) => (StatusCode::CONFLICT, 5),
+        Error::TableVersionNotFound { .. } => (StatusCode::NOT_FOUND, 11),
+        Error::TableColumnNotFound(_) => (StatusCode::NOT_FOUND, 12),
+        Error::InvalidInput(_) => (StatusCode::BAD_REQUEST, 13),
+        Error::ConcurrentModification(_) => (StatusCode::CONFLICT, 14),
+        Error::ServiceUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, 17),
+        Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, 18),
+        Error::InvalidTableState(_) => (StatusCode::CONFLICT, 19),
+        Error::TableSchemaValidation(_) => (StatusCode::BAD_REQUEST, 20),
+    }
+}
+
+/// Gives a response that carries an error its status and body. Errors are logged here, once.
+pub(super) fn render(response: Response, path: &str) -> Response {
+    let Some(ApiError(error)) = response.extensions().get::<ApiError>().cloned() else {
+        return response;
+    };
+    let (status, code) = status_and_code(&error);
+    if status.is_server_error() {
+        let cause = std::error::Error::source(error.as_ref()).map(|cause| format!("{cause:?}"));
+        tracing::error!(%error, cause, "request failed");
+    }
+    let conflict = match error.as_ref() {
+        Error::ConcurrentModification(conflict) => Some(conflict.as_ref().clone()),
+        _ => None,
+    };
+    let body = ErrorResponse {
+        context: None,
+        error: match error.as_ref() {
+            Error::Internal { .. } => "the server failed; its log tells more".into(),
+            error => error.to_string(),
+        },
+        code,
+        detail: None,
+        instance: path.to_owned(),
+        current_version: conflict.as_ref().and_then(|conflict| conflict.current_version),
+        retryable: conflict.as_ref().map(|conflict| conflict.retryable),
+        conflicting_operation: conflict.and_then(|conflict| conflict.conflicting_operation),
+    };
+    let mut rendered = (status, Json(body)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        rendered.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    rendered
+}
+
+/// A plain answer in the same shape, for what never reached a handler.
+fn plain(status: StatusCode, error: &str, path: &str) -> Response {
+    let body = ErrorResponse {
+        context: None,
+        error: error.into(),
+        code: 0,
+        detail: None,
+        instance: path.to_owned(),
+        current_version: None,
+        conflicting_operation: None,
+        retryable: None,
+    };
+    (status, Json(body)).into_response()
+}
+
+/// The answer for a path that no operation has.
+pub(super) async fn no_such_route(uri: axum::http::Uri) -> Response {
+    plain(StatusCode::NOT_FOUND, "no operation has this path", uri.path())
+}
+
+/// The answer for a method that no operation of the path has.
+pub(super) async fn no_such_method(uri: axum::http::Uri) -> Response {
+    plain(StatusCode::METHOD_NOT_ALLOWED, "no operation of this path has this method", uri.path())
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, _) = status_and_code(&self.0);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        let kinds = [
+            ("400", "The request is wrong; the sentence says what to change"),
+            ("404", "Something that the request names is not there"),
+            ("406", "This operation, or this form of it, is not served"),
+            ("409", "What is there, or what others did meanwhile, stands against it"),
+            ("500", "The server failed; the outcome of a change may be unknown"),
+            ("503", "Something that the server needs does not answer; try again"),
+        ];
+        let body = || {
+            let schema = Ref::from_schema_name("ErrorResponse");
+            ContentBuilder::new().schema(Some(schema)).build()
+        };
+        kinds
+            .into_iter()
+            .map(|(status, text)| {
+                let response =
+                    ResponseBuilder::new().description(text).content("application/json", body());
+                (status.to_owned(), RefOr::T(response.build()))
+            })
+            .collect()
+    }
+}

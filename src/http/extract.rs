@@ -1,0 +1,236 @@
+//! Reading requests: ids, pages, callers and JSON are parsed here, once, so that a handler never
+//! sees an invalid one.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
+use axum::http::request::Parts;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{Required, Schema};
+
+use super::AppState;
+use super::error::ApiError;
+use crate::error::{Error, Result};
+use crate::model::{Caller, MAIN_BRANCH, NamespaceId, TableId};
+
+/// The delimiter of identifiers when the caller names none.
+pub const DEFAULT_DELIMITER: &str = "$";
+/// The largest JSON body when no limit is configured: a commit of some hundred thousand fragments.
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+#[derive(Deserialize)]
+struct IdSegment {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct DelimiterQuery {
+    delimiter: Option<String>,
+}
+
+/// The raw identifier of the path and the delimiter that it is written with.
+async fn raw_id(parts: &mut Parts) -> Result<(String, String)> {
+    let Path(IdSegment { id }) = Path::from_request_parts(parts, &())
+        .await
+        .map_err(|_| Error::invalid_input("the identifier in the path is not valid UTF-8"))?;
+    Ok((id, delimiter(parts)?))
+}
+
+fn delimiter(parts: &Parts) -> Result<String> {
+    let AxumQuery(query) =
+        AxumQuery::<DelimiterQuery>::try_from_uri(&parts.uri).map_err(|error| {
+            Error::invalid_input(format!("the query string: {}", error.body_text()))
+        })?;
+    Ok(query.delimiter.unwrap_or_else(|| DEFAULT_DELIMITER.into()))
+}
+
+/// The delimiter of the identifiers in the answer.
+pub struct Delimiter(pub String);
+
+impl<S: Sync> FromRequestParts<S> for Delimiter {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(Self(delimiter(parts)?))
+    }
+}
+
+/// A namespace that the path names.
+pub struct NamespacePath(pub NamespaceId);
+
+impl<S: Sync> FromRequestParts<S> for NamespacePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let (id, delimiter) = raw_id(parts).await?;
+        Ok(Self(NamespaceId::parse(&id, &delimiter)?))
+    }
+}
+
+impl NamespacePath {
+    /// # Errors
+    /// `InvalidInput` when the body names another object than the path.
+    pub fn matching(self, body_id: Option<&[String]>) -> Result<NamespaceId> {
+        same_id(body_id, &self.0.to_list())?;
+        Ok(self.0)
+    }
+}
+
+/// A table that the path names.
+pub struct TablePath(pub TableId);
+
+impl<S: Sync> FromRequestParts<S> for TablePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let (id, delimiter) = raw_id(parts).await?;
+        Ok(Self(TableId::parse(&id, &delimiter)?))
+    }
+}
+
+impl TablePath {
+    /// # Errors
+    /// `InvalidInput` when the body names another object than the path.
+    pub fn matching(self, body_id: Option<&[String]>) -> Result<TableId> {
+        same_id(body_id, &self.0.to_list())?;
+        Ok(self.0)
+    }
+}
+
+fn same_id(body: Option<&[String]>, path: &[String]) -> Result<()> {
+    match body {
+        Some(body) if body != path => {
+            Err(Error::invalid_input("the id in the body is not the one in the path"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parameters `id` and `delimiter`, for the document.
+pub struct ObjectId;
+
+impl IntoParams for ObjectId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = || Schema::Object(ObjectBuilder::new().schema_type(Type::String).build());
+        let id = ParameterBuilder::new()
+            .name("id")
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True)
+            .description(Some(
+                "The object's names, joined by the delimiter; the delimiter alone is the root \
+                 namespace.",
+            ))
+            .schema(Some(text()));
+        let mut params = vec![id.build()];
+        params.extend(DelimiterParam::into_params(|| None));
+        params
+    }
+}
+
+/// The parameter `delimiter`, for the document.
+pub struct DelimiterParam;
+
+impl IntoParams for DelimiterParam {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let delimiter = ParameterBuilder::new()
+            .name("delimiter")
+            .parameter_in(ParameterIn::Query)
+            .description(Some("What joins the names of an identifier; `$` when absent."))
+            .schema(Some(Schema::Object(text)));
+        vec![delimiter.build()]
+    }
+}
+
+/// A query string.
+pub struct Query<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let AxumQuery(query) = AxumQuery::try_from_uri(&parts.uri).map_err(|error| {
+            Error::invalid_input(format!("the query string: {}", error.body_text()))
+        })?;
+        Ok(Self(query))
+    }
+}
+
+/// A JSON body, whatever its content type says; an empty one is `{}`.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
+        Ok(Self(parse_json(&bytes)?))
+    }
+}
+
+/// A JSON body as it came, for those who need its bytes too.
+pub struct JsonBytes(pub Bytes);
+
+impl FromRequest<AppState> for JsonBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let limit = state.limits.max_body_bytes.unwrap_or(MAX_JSON_BYTES).min(MAX_JSON_BYTES);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let bytes = to_bytes(request.into_body(), limit).await.map_err(|_| {
+            Error::invalid_input(format!("the body was cut off or is larger than {limit} bytes"))
+        })?;
+        Ok(Self(bytes))
+    }
+}
+
+/// # Errors
+/// `InvalidInput` that says where the body is not what it should be.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::invalid_input(format!("the body is not the JSON expected: {error}"))
+    })
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(Self::anonymous())
+    }
+}
+
+/// One of a few words, in any case, with or without underscores: `ExistOk`, `exist_ok`.
+///
+/// # Errors
+/// `InvalidInput` that lists the words.
+pub fn one_of<T: Copy>(
+    what: &str,
+    given: Option<&str>,
+    words: &[(&str, T)],
+    default: T,
+) -> Result<T> {
+    let Some(given) = given else {
+        return Ok(default);
+    };
+    let plain = |word: &str| word.replace('_', "").to_lowercase();
+    let found = words.iter().find(|(word, _)| plain(word) == plain(given));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        Error::invalid_input(format!("unknown {what} '{given}'; known are: {}", known.join(", ")))
+    })
+}
+
+/// # Errors
+/// `Unsupported` for any branch but the main one.
+pub fn only_main_branch(branch: Option<&str>) -> Result<()> {
+    match branch {
+        None | Some(MAIN_BRANCH) => Ok(()),
+        Some(_) => Err(Error::Unsupported("branches are not served yet".into())),
+    }
+}

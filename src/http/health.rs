@@ -1,0 +1,110 @@
+//! The server itself: is it up, can it work, what does it serve.
+
+use axum::Json as Reply;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::{AppState, document, unsupported};
+
+/// The version of the Lance Namespace specification that is served.
+const SPEC_VERSION: &str = "0.13.0";
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthResponse {
+    /// `ok`.
+    status: &'static str,
+}
+
+/// Say that the process is up.
+#[utoipa::path(get, path = "/healthz", operation_id = "GetHealthz", tag = "Server",
+    responses((status = 200, body = HealthResponse)))]
+pub async fn get_healthz() -> Reply<HealthResponse> {
+    Reply(HealthResponse { status: "ok" })
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReadyResponse {
+    /// `ok` or `unavailable`.
+    status: &'static str,
+    /// `ok` or `unavailable`.
+    database: &'static str,
+    /// `ok` or `unavailable`.
+    storage: &'static str,
+}
+
+/// Say whether the database and the storage answer.
+#[utoipa::path(get, path = "/readyz", operation_id = "GetReadyz", tag = "Server",
+    responses((status = 200, body = ReadyResponse),
+        (status = 503, body = ReadyResponse, description = "Something does not answer")))]
+pub async fn get_readyz(State(state): State<AppState>) -> Response {
+    let (database, storage) = tokio::join!(state.catalog.ping(), state.lake.ping());
+    let word = |up: bool| if up { "ok" } else { "unavailable" };
+    let all = database.is_ok() && storage.is_ok();
+    let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = ReadyResponse {
+        status: word(all),
+        database: word(database.is_ok()),
+        storage: word(storage.is_ok()),
+    };
+    (status, Reply(body)).into_response()
+}
+
+/// Answer the OpenAPI document of what is served.
+#[utoipa::path(get, path = "/openapi.json", operation_id = "GetOpenApi", tag = "Server",
+    responses((status = 200, body = Object, description = "An OpenAPI 3.1 document")))]
+pub async fn get_openapi() -> Reply<&'static utoipa::openapi::OpenApi> {
+    Reply(document())
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CapabilitiesResponse {
+    server: String,
+    server_version: String,
+    /// The version of the Lance Namespace specification.
+    spec_version: String,
+    dialects: Vec<String>,
+    /// The `operationId` of every operation that is served.
+    operations: Vec<String>,
+    /// The operations of the specification that answer code 0.
+    unsupported_operations: Vec<String>,
+    limits: CapabilityLimits,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CapabilityLimits {
+    /// No limit when null.
+    max_body_bytes: Option<u64>,
+    /// The largest single Arrow record batch.
+    max_batch_bytes: u64,
+    max_page_limit: u32,
+}
+
+/// Say what this server serves.
+#[utoipa::path(get, path = "/v1/capabilities", operation_id = "GetCapabilities", tag = "Server",
+    responses((status = 200, body = CapabilitiesResponse), ApiError))]
+pub async fn get_capabilities(State(state): State<AppState>) -> Reply<CapabilitiesResponse> {
+    let document = document();
+    let paths = document.paths.paths.values();
+    let operations =
+        paths.flat_map(|item| [&item.get, &item.post, &item.delete].into_iter().flatten());
+    Reply(CapabilitiesResponse {
+        server: env!("CARGO_PKG_NAME").into(),
+        server_version: env!("CARGO_PKG_VERSION").into(),
+        spec_version: SPEC_VERSION.into(),
+        dialects: vec!["namespace".into()],
+        operations: operations.filter_map(|operation| operation.operation_id.clone()).collect(),
+        unsupported_operations: unsupported::OPERATIONS
+            .iter()
+            .map(|(operation, _)| (*operation).to_owned())
+            .collect(),
+        limits: CapabilityLimits {
+            max_body_bytes: state.limits.max_body_bytes,
+            max_batch_bytes: state.limits.max_batch_bytes,
+            max_page_limit: crate::model::Page::MAX_LIMIT,
+        },
+    })
+}

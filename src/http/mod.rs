@@ -1,0 +1,99 @@
+//! The REST surface. This file is the table of contents: every operation, in the order of the
+//! spec, then ours.
+
+pub mod arrow;
+pub mod distributed;
+pub mod error;
+pub mod extract;
+mod health;
+mod middleware;
+pub mod namespace;
+pub mod openapi;
+mod unsupported;
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::catalog::Catalog;
+use crate::commit::Engine;
+use crate::lake::Lake;
+
+use distributed::{commits, fragments, uploads};
+use namespace::{data, namespaces, rows, tables, versions};
+
+/// What every handler may use; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub catalog: Catalog,
+    pub lake: Lake,
+    pub engine: Engine,
+    pub limits: Limits,
+}
+
+/// What a request may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest request body; no limit when absent.
+    pub max_body_bytes: Option<u64>,
+    /// The largest single Arrow record batch.
+    pub max_batch_bytes: u64,
+}
+
+/// The operations that are served: the routes and the document that describes them.
+fn operations() -> (Router<AppState>, OpenApi) {
+    OpenApiRouter::with_openapi(openapi::root())
+        .routes(routes!(namespaces::create_namespace))
+        .routes(routes!(namespaces::list_namespaces))
+        .routes(routes!(namespaces::describe_namespace))
+        .routes(routes!(namespaces::drop_namespace))
+        .routes(routes!(namespaces::namespace_exists))
+        .routes(routes!(tables::list_tables))
+        .routes(routes!(tables::list_all_tables))
+        .routes(routes!(tables::register_table))
+        .routes(routes!(tables::describe_table))
+        .routes(routes!(tables::table_exists))
+        .routes(routes!(tables::drop_table))
+        .routes(routes!(tables::deregister_table))
+        .routes(routes!(tables::rename_table))
+        .routes(routes!(tables::declare_table))
+        .routes(routes!(versions::list_table_versions))
+        .routes(routes!(versions::describe_table_version))
+        .routes(routes!(data::create_table))
+        .routes(routes!(data::insert_into_table))
+        .routes(routes!(rows::query_table))
+        .routes(routes!(rows::count_table_rows))
+        .routes(routes!(uploads::upload_fragments, fragments::list_fragments))
+        .routes(routes!(fragments::read_fragment))
+        .routes(routes!(uploads::upload_fragment_columns))
+        .routes(routes!(commits::commit_table))
+        .routes(routes!(uploads::list_uploads))
+        .routes(routes!(uploads::abort_upload))
+        .routes(routes!(health::get_capabilities))
+        .routes(routes!(health::get_healthz))
+        .routes(routes!(health::get_readyz))
+        .routes(routes!(health::get_openapi))
+        .split_for_parts()
+}
+
+/// The OpenAPI document of what is served.
+pub fn document() -> &'static OpenApi {
+    static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| operations().1);
+    &DOCUMENT
+}
+
+/// The whole surface, ready to serve.
+pub fn router(state: AppState) -> Router {
+    let served = operations()
+        .0
+        .merge(unsupported::routes())
+        .with_state(state)
+        .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
+        .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::no_such_method);
+    middleware::wrap(served)
+}

@@ -1,0 +1,7 @@
+//! The namespace dialect: the Lance Namespace REST specification, one file per noun.
+
+pub mod data;
+pub mod namespaces;
+pub mod rows;
+pub mod tables;
+pub mod versions;

@@ -1,0 +1,454 @@
+//! Tables, without their rows.
+
+use axum::Json as Reply;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::namespaces::PageQuery;
+use crate::catalog::namespaces as namespace_rows;
+use crate::catalog::tables::{self as rows, Shown};
+use crate::commit::{NewLocation, RegisterMode};
+use crate::error::{Error, Result};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::{
+    Delimiter, DelimiterParam, Json, NamespacePath, ObjectId, Query, TablePath, one_of,
+    only_main_branch,
+};
+use crate::http::openapi::{Context, Envelope, JsonArrowSchema};
+use crate::lake::{Location, wire_schema};
+use crate::model::{Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState};
+
+/// Finds the table, or says that it is not there.
+pub(in crate::http) async fn get_table(state: &AppState, id: &TableId) -> Result<Table> {
+    let mut tx = state.catalog.read().await?;
+    rows::get_table(&mut tx, id).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeclaredQuery {
+    /// Whether tables that were declared and never written to are listed; true when absent.
+    include_declared: Option<bool>,
+}
+
+impl DeclaredQuery {
+    fn shown(&self) -> Shown {
+        if self.include_declared == Some(false) { Shown::OnlyCreated } else { Shown::All }
+    }
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct ListTablesResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    tables: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_token: Option<String>,
+}
+
+/// List the tables of a namespace.
+#[utoipa::path(get, path = "/v1/namespace/{id}/table/list", operation_id = "ListTables",
+    tag = "Table", params(ObjectId, PageQuery, DeclaredQuery),
+    responses((status = 200, body = ListTablesResponse), ApiError))]
+pub async fn list_tables(
+    State(state): State<AppState>,
+    _caller: Caller,
+    NamespacePath(id): NamespacePath,
+    Query(query): Query<PageQuery>,
+    Query(declared): Query<DeclaredQuery>,
+) -> ApiResult<Reply<ListTablesResponse>> {
+    let scope = PageScope::new("tables", &id.to_stored());
+    let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
+    let mut tx = state.catalog.read().await?;
+    let namespace = namespace_rows::get_namespace(&mut tx, &id).await?;
+    let mut tables = rows::list_tables(&mut tx, namespace.key, declared.shown(), &page).await?;
+    let page_token = page.finish(&mut tables, Clone::clone);
+    Ok(Reply(ListTablesResponse { tables, page_token, ..Default::default() }))
+}
+
+/// List the tables of all namespaces, in the order in which they were made.
+#[utoipa::path(get, path = "/v1/table", operation_id = "ListAllTables", tag = "Table",
+    params(DelimiterParam, PageQuery, DeclaredQuery),
+    responses((status = 200, body = ListTablesResponse), ApiError))]
+pub async fn list_all_tables(
+    State(state): State<AppState>,
+    _caller: Caller,
+    Delimiter(delimiter): Delimiter,
+    Query(query): Query<PageQuery>,
+    Query(declared): Query<DeclaredQuery>,
+) -> ApiResult<Reply<ListTablesResponse>> {
+    if delimiter.is_empty() {
+        return Err(Error::invalid_input("the delimiter must not be empty").into());
+    }
+    let scope = PageScope::new("all-tables", "");
+    let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
+    let mut tx = state.catalog.read().await?;
+    let mut found = rows::list_all_tables(&mut tx, declared.shown(), &page).await?;
+    let page_token = page.finish(&mut found, |table| table.key.to_string());
+    let tables = found.iter().map(|table| table.id.to_list().join(&delimiter)).collect();
+    Ok(Reply(ListTablesResponse { tables, page_token, ..Default::default() }))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct DeclareTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    /// Where the table is to stand; a folder of its own when absent.
+    location: Option<String>,
+    /// Nothing is vended yet: `storage_options` stays absent.
+    #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
+    vend_credentials: Option<bool>,
+    properties: Option<Properties>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct DeclareTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+    location: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_options: Option<Properties>,
+    properties: Properties,
+    /// False: writers commit to storage, and the versions that they make are adopted.
+    managed_versioning: bool,
+}
+
+/// Declare a table: give a name a location, without touching storage.
+#[utoipa::path(post, path = "/v1/table/{id}/declare", operation_id = "DeclareTable", tag = "Table",
+    params(ObjectId), responses((status = 200, body = DeclareTableResponse), ApiError))]
+pub async fn declare_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    path: TablePath,
+    Json(request): Json<DeclareTableRequest>,
+) -> ApiResult<Reply<DeclareTableResponse>> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let location = request.location.as_deref().map_or(NewLocation::Own, NewLocation::At);
+    let properties = request.properties.unwrap_or_default();
+    let table = state.engine.declare_table(&id, location, properties, &caller).await?;
+    Ok(Reply(DeclareTableResponse {
+        location: table.location,
+        properties: table.properties,
+        ..Default::default()
+    }))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct RegisterTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    /// Where the table stands: inside the storage root or a prefix that the server allows. A
+    /// relative one is taken from the storage root.
+    location: String,
+    /// `Create` (default) or `Overwrite`.
+    mode: Option<String>,
+    properties: Option<Properties>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct RegisterTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+    location: String,
+    properties: Properties,
+}
+
+/// Register a table that stands in storage already.
+#[utoipa::path(post, path = "/v1/table/{id}/register", operation_id = "RegisterTable", tag = "Table",
+    params(ObjectId), responses((status = 200, body = RegisterTableResponse), ApiError))]
+pub async fn register_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    path: TablePath,
+    Json(request): Json<RegisterTableRequest>,
+) -> ApiResult<Reply<RegisterTableResponse>> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let modes = [("Create", RegisterMode::Create), ("Overwrite", RegisterMode::Overwrite)];
+    let mode = one_of("mode", request.mode.as_deref(), &modes, RegisterMode::Create)?;
+    let properties = request.properties.unwrap_or_default();
+    let table =
+        state.engine.register_table(&id, &request.location, mode, properties, &caller).await?;
+    Ok(Reply(RegisterTableResponse {
+        location: table.location,
+        properties: table.properties,
+        ..Default::default()
+    }))
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct DescribeTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    /// The version to describe; the newest when absent.
+    #[schema(minimum = 0)]
+    version: Option<u64>,
+    /// Not served yet.
+    tag: Option<String>,
+    /// Not served yet, but for `main`.
+    branch: Option<String>,
+    with_table_uri: Option<bool>,
+    load_detailed_metadata: Option<bool>,
+    check_declared: Option<bool>,
+    /// Nothing is vended yet: `storage_options` stays absent.
+    #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
+    vend_credentials: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DescribeTableQuery {
+    /// Whether the answer holds a complete URI of the table.
+    with_table_uri: Option<bool>,
+    /// Whether the dataset is opened to answer version, schema, stats and metadata.
+    load_detailed_metadata: Option<bool>,
+    /// Whether storage is asked if the table was ever written to.
+    check_declared: Option<bool>,
+}
+
+/// Counts that need no reading of rows.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TableBasicStats {
+    #[schema(minimum = 0)]
+    num_deleted_rows: u64,
+    #[schema(minimum = 0)]
+    num_fragments: u64,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct DescribeTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    version: Option<u64>,
+    location: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<JsonArrowSchema>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_options: Option<Properties>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<TableBasicStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Properties>,
+    properties: Properties,
+    /// False: writers commit to storage, and the versions that they make are adopted.
+    managed_versioning: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_only_declared: Option<bool>,
+}
+
+/// Describe a table.
+#[utoipa::path(post, path = "/v1/table/{id}/describe", operation_id = "DescribeTable", tag = "Table",
+    params(ObjectId, DescribeTableQuery),
+    responses((status = 200, body = DescribeTableResponse), ApiError))]
+pub async fn describe_table(
+    State(state): State<AppState>,
+    _caller: Caller,
+    path: TablePath,
+    Query(query): Query<DescribeTableQuery>,
+    Json(request): Json<DescribeTableRequest>,
+) -> ApiResult<Reply<DescribeTableResponse>> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    only_main_branch(request.branch.as_deref())?;
+    if request.tag.is_some() {
+        return Err(Error::Unsupported("tags are not served yet".into()).into());
+    }
+    let either = |one: Option<bool>, other: Option<bool>| one == Some(true) || other == Some(true);
+    let table = get_table(&state, &id).await?;
+    let mut response = DescribeTableResponse {
+        location: table.location.clone(),
+        properties: table.properties.clone(),
+        ..Default::default()
+    };
+    if either(query.with_table_uri, request.with_table_uri) {
+        response.table_uri = Some(Location::from_stored(table.location.clone()).to_uri());
+    }
+    if either(query.load_detailed_metadata, request.load_detailed_metadata) {
+        add_details(&state, &table, request.version, &mut response).await?;
+    } else if let Some(version) = request.version {
+        let found = state.engine.describe_version(&table, version).await?;
+        response.version = Some(found.manifest.version);
+    }
+    if either(query.check_declared, request.check_declared) {
+        response.is_only_declared = Some(is_only_declared(&state, &table).await?);
+    }
+    Ok(Reply(response))
+}
+
+async fn is_only_declared(state: &AppState, table: &Table) -> Result<bool> {
+    match table.state {
+        TableState::Created => Ok(false),
+        TableState::Declared => Ok(state.engine.latest(table).await?.is_none()),
+    }
+}
+
+async fn add_details(
+    state: &AppState,
+    table: &Table,
+    version: Option<u64>,
+    response: &mut DescribeTableResponse,
+) -> Result<()> {
+    response.table = Some(table.id.name.to_string());
+    response.namespace = Some(table.id.namespace.to_list());
+    if version.is_none() && is_only_declared(state, table).await? {
+        response.is_only_declared = Some(true);
+        return Ok(());
+    }
+    let snapshot = state.engine.open(table, version).await?;
+    let stats = snapshot.stats().await?;
+    response.is_only_declared = Some(false);
+    response.version = Some(snapshot.version());
+    response.schema = Some(to_wire(&snapshot.arrow_schema())?);
+    response.metadata = Some(snapshot.metadata().clone().into_iter().collect());
+    response.stats = Some(TableBasicStats {
+        num_deleted_rows: stats.num_deleted_rows,
+        num_fragments: stats.num_fragments,
+    });
+    Ok(())
+}
+
+/// The spec's form of a schema, as the type that the document shows.
+pub(in crate::http) fn to_wire(schema: &arrow::datatypes::Schema) -> Result<JsonArrowSchema> {
+    serde_json::from_value(wire_schema(schema)?)
+        .map_err(|error| Error::internal("writing a schema", error))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TableExistsRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    /// The version that has to be there too.
+    #[schema(minimum = 0)]
+    version: Option<u64>,
+}
+
+/// Check that a table exists.
+#[utoipa::path(post, path = "/v1/table/{id}/exists", operation_id = "TableExists", tag = "Table",
+    params(ObjectId), responses((status = 200, description = "It exists"), ApiError))]
+pub async fn table_exists(
+    State(state): State<AppState>,
+    _caller: Caller,
+    path: TablePath,
+    Json(request): Json<TableExistsRequest>,
+) -> ApiResult<StatusCode> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let table = get_table(&state, &id).await?;
+    if let Some(version) = request.version {
+        state.engine.describe_version(&table, version).await?;
+    }
+    Ok(StatusCode::OK)
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct DropTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+    id: Vec<String>,
+    location: String,
+    properties: Properties,
+}
+
+/// Drop a table with its data.
+#[utoipa::path(post, path = "/v1/table/{id}/drop", operation_id = "DropTable", tag = "Table",
+    params(ObjectId), responses((status = 200, body = DropTableResponse), ApiError))]
+pub async fn drop_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    TablePath(id): TablePath,
+) -> ApiResult<Reply<DropTableResponse>> {
+    let table = state.engine.drop_table(&id, &caller).await?;
+    Ok(Reply(DropTableResponse {
+        id: id.to_list(),
+        location: table.location,
+        properties: table.properties,
+        ..Default::default()
+    }))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct DeregisterTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct DeregisterTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+    id: Vec<String>,
+    location: String,
+    properties: Properties,
+}
+
+/// Deregister a table: take the name away and leave the data.
+#[utoipa::path(post, path = "/v1/table/{id}/deregister", operation_id = "DeregisterTable",
+    tag = "Table", params(ObjectId),
+    responses((status = 200, body = DeregisterTableResponse), ApiError))]
+pub async fn deregister_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    path: TablePath,
+    Json(request): Json<DeregisterTableRequest>,
+) -> ApiResult<Reply<DeregisterTableResponse>> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let table = state.engine.deregister_table(&id, &caller).await?;
+    Ok(Reply(DeregisterTableResponse {
+        id: id.to_list(),
+        location: table.location,
+        properties: table.properties,
+        ..Default::default()
+    }))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct RenameTableRequest {
+    #[serde(flatten)]
+    envelope: Envelope,
+    new_table_name: String,
+    /// The namespace to move to; the table stays in its own when absent.
+    new_namespace_id: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct RenameTableResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<String>,
+}
+
+/// Rename a table, or move it to another namespace. Its data stays where it is.
+#[utoipa::path(post, path = "/v1/table/{id}/rename", operation_id = "RenameTable", tag = "Table",
+    params(ObjectId), responses((status = 200, body = RenameTableResponse), ApiError))]
+pub async fn rename_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    path: TablePath,
+    Json(request): Json<RenameTableRequest>,
+) -> ApiResult<Reply<RenameTableResponse>> {
+    let id = path.matching(request.envelope.id.as_deref())?;
+    let namespace = match &request.new_namespace_id {
+        Some(names) => NamespaceId::from_list(names)?,
+        None => id.namespace.clone(),
+    };
+    let new_id = TableId { namespace, name: crate::model::Name::new(request.new_table_name)? };
+    state.engine.rename_table(&id, &new_id, &caller).await?;
+    Ok(Reply(RenameTableResponse::default()))
+}

@@ -1,0 +1,98 @@
+//! The root of the OpenAPI document, and the types that several operations share.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+
+use super::error::ErrorResponse;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tiltyard",
+        description = "A REST catalog and commit server for Lance tables: the Lance Namespace REST \
+            specification, and distributed writes over HTTP.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    tags(
+        (name = "Namespace", description = "Names that hold names"),
+        (name = "Table", description = "Names that hold data"),
+        (name = "Data", description = "Rows in and out"),
+        (name = "Distributed write", description = "Fragments in, one commit at the end"),
+        (name = "Server", description = "The server itself")
+    ),
+    components(schemas(ErrorResponse, JsonArrowField, JsonArrowDataType))
+)]
+struct Root;
+
+/// The document before the operations are added.
+pub(super) fn root() -> utoipa::openapi::OpenApi {
+    Root::openapi()
+}
+
+/// Arbitrary key-value pairs; entries whose key starts with `header.` stand for HTTP headers.
+pub type Context = BTreeMap<String, String>;
+
+/// Credentials of the caller. Headers (`x-api-key`, `Authorization`) win over it.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub struct Identity {
+    pub api_key: Option<String>,
+    pub auth_token: Option<String>,
+}
+
+/// What every JSON request body may hold.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+pub struct Envelope {
+    pub identity: Option<Identity>,
+    pub context: Option<Context>,
+    /// The object's identifier; when given it must be the one of the path.
+    pub id: Option<Vec<String>>,
+}
+
+/// Bytes of an Arrow IPC stream or file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct ArrowBytes(#[allow(dead_code, reason = "only its schema is used")] Vec<u8>);
+
+/// JSON representation of an Arrow schema.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JsonArrowSchema {
+    pub fields: Vec<JsonArrowField>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// JSON representation of an Arrow field.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JsonArrowField {
+    pub name: String,
+    #[serde(rename = "type")]
+    #[schema(no_recursion)]
+    pub data_type: JsonArrowDataType,
+    pub nullable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// JSON representation of an Arrow data type.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JsonArrowDataType {
+    /// The data type's name, such as `int32`, `utf8`, `fixed_size_list`.
+    #[serde(rename = "type")]
+    pub name: String,
+    /// The fields of a nested type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub fields: Option<Vec<JsonArrowField>>,
+    /// The length of a fixed-size type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<i64>,
+}
+
+/// Lance's own JSON of a fragment, as pylance's `FragmentMetadata.to_json()` gives it and
+/// `FragmentMetadata.from_json()` takes it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct FragmentMetadata(pub serde_json::Value);

@@ -1,0 +1,150 @@
+//! What Lance's errors mean in the words of the spec.
+//!
+//! Lance's messages end in source locations and hold paths; neither reaches a caller.
+
+use datafusion::error::DataFusionError;
+use lance_core::error::CommitStatusUnknownError;
+
+use super::Location;
+use crate::error::{Conflict, Error};
+
+/// Maps an error that a caller may have caused, and hides one that it did not.
+pub(super) fn from_lance(error: lance::Error, location: &Location) -> Error {
+    use lance::Error as Lance;
+    let said = |text: String| clean(&text, location);
+    match error {
+        Lance::InvalidInput { source, .. } => invalid_input(said(source.to_string())),
+        Lance::FieldNotFound { source } => Error::TableColumnNotFound(said(source.to_string())),
+        Lance::SchemaMismatch { difference, .. } => Error::TableSchemaValidation(said(format!(
+            "the data does not fit the table's schema: {difference}"
+        ))),
+        Lance::Schema { message, .. } => schema_error(said(message)),
+        Lance::NotSupported { source, .. } => Error::Unsupported(said(source.to_string())),
+        Lance::Arrow { message, .. } => invalid_input(said(message)),
+        // Lance ran out of tries: others were faster each time, which a later try may not meet.
+        Lance::CommitConflict { source, version, .. }
+        | Lance::RetryableCommitConflict { source, version, .. } => {
+            conflict(said(source.to_string()), Some(version), true)
+        }
+        Lance::IncompatibleTransaction { source, .. } => {
+            conflict(said(source.to_string()), None, false)
+        }
+        Lance::TooMuchWriteContention { message, .. } => conflict(said(message), None, true),
+        Lance::Timeout { message, .. } => Error::ServiceUnavailable(said(message)),
+        Lance::External { source } => match source.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(source) => match source.downcast::<DataFusionError>() {
+                Ok(inner) => from_datafusion(*inner, location),
+                Err(source) => Error::internal("reading or writing the table", source),
+            },
+        },
+        Lance::Wrapped { error, .. } => match error.downcast::<CommitStatusUnknownError>() {
+            Ok(_) => Error::ServiceUnavailable(
+                "the outcome of the commit is unknown: storage did not say whether it took the \
+                 manifest; look at the table's versions, or try again with the same Idempotency-Key"
+                    .into(),
+            ),
+            Err(error) => Error::internal("reading or writing the table", error),
+        },
+        Lance::Execution { message, .. } => Error::internal("reading the table", said(message)),
+        other => Error::internal("reading or writing the table", other),
+    }
+}
+
+/// Maps an error from the middle of a plan.
+pub(super) fn from_datafusion(error: DataFusionError, location: &Location) -> Error {
+    match error {
+        DataFusionError::External(source) => match source.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(source) => match source.downcast::<lance::Error>() {
+                Ok(inner) => from_lance(*inner, location),
+                Err(source) => Error::internal("reading the table", source),
+            },
+        },
+        DataFusionError::Context(_, inner) => from_datafusion(*inner, location),
+        DataFusionError::ArrowError(inner, _) => invalid_input(clean(&inner.to_string(), location)),
+        error @ (DataFusionError::Plan(_)
+        | DataFusionError::SQL(..)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::Execution(_)) => invalid_input(clean(&error.to_string(), location)),
+        DataFusionError::NotImplemented(text) => Error::Unsupported(clean(&text, location)),
+        other => Error::internal("reading the table", other),
+    }
+}
+
+fn conflict(message: String, version: Option<u64>, retryable: bool) -> Error {
+    let conflict =
+        Conflict { message, retryable, conflicting_version: version, ..Conflict::default() };
+    Error::conflict(conflict)
+}
+
+/// Lance reports unknown columns of a filter as any bad input.
+fn invalid_input(message: String) -> Error {
+    let names_a_column =
+        ["No field named", "does not exist in the", "FieldNotFound", "not found in schema"];
+    if names_a_column.iter().any(|words| message.contains(words)) {
+        Error::TableColumnNotFound(message)
+    } else {
+        Error::InvalidInput(message)
+    }
+}
+
+fn schema_error(message: String) -> Error {
+    if message.contains("No field named") || message.contains("does not exist") {
+        Error::TableColumnNotFound(message)
+    } else {
+        Error::TableSchemaValidation(message)
+    }
+}
+
+/// Whether storage says that there is nothing at the path.
+pub(super) fn is_not_found(error: &lance::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(object_store::Error::NotFound { .. })) {
+            return true;
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::NotFound
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Takes source locations (`, /…/file.rs:12:34`) and the table's folder out of a message.
+fn clean(message: &str, location: &Location) -> String {
+    let without_places: Vec<&str> =
+        message.split(", ").filter(|part| !is_source_place(part)).collect();
+    let mut text = without_places.join(", ").replace(location.as_str(), "the table's folder");
+    if let Some(bare) = location.as_str().strip_prefix('/') {
+        text = text.replace(bare, "the table's folder");
+    }
+    text
+}
+
+fn is_source_place(part: &str) -> bool {
+    let part = part.trim().trim_start_matches("location: ");
+    part.rsplit_once(".rs:").is_some_and(|(_, numbers)| {
+        let numbers: String =
+            numbers.chars().take_while(|c| c.is_ascii_digit() || *c == ':').collect();
+        !numbers.is_empty()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_lose_source_places_and_folders() {
+        let location = Location::from_stored("/lake/t");
+        let text = "Invalid user input: no such thing in /lake/t/x, /a/b/src/scanner.rs:12:34";
+        assert_eq!(
+            clean(text, &location),
+            "Invalid user input: no such thing in the table's folder/x"
+        );
+    }
+}

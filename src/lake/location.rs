@@ -1,0 +1,223 @@
+//! Where tables stand, and where they may.
+
+use std::fmt;
+use std::path::{Component, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// The folder of one table: an absolute local path, or a URI such as `s3://bucket/prefix`.
+/// Never with a trailing slash, never with `.` or `..` parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location(String);
+
+impl Location {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A location that the catalog stored, which was checked when it came in.
+    pub fn from_stored(location: impl Into<String>) -> Self {
+        Self(location.into())
+    }
+
+    /// The location as a complete URI, which a local path alone is not.
+    pub fn to_uri(&self) -> String {
+        if !self.0.starts_with('/') {
+            return self.0.clone();
+        }
+        url_of_path(&self.0)
+    }
+
+    fn is_inside(&self, prefix: &Location) -> bool {
+        let prefix = prefix.0.trim_end_matches('/');
+        self.0.strip_prefix(prefix).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The storage root and the other prefixes that callers may point to.
+#[derive(Debug, Clone)]
+pub struct Locations {
+    root: Location,
+    allowed: Vec<Location>,
+}
+
+impl Locations {
+    /// # Errors
+    /// `InvalidInput` for what is neither a path nor a URI.
+    pub fn new(root: &str, allowed: &[String]) -> Result<Self> {
+        let root = own_prefix(root)?;
+        let allowed = allowed.iter().map(|prefix| own_prefix(prefix)).collect::<Result<_>>()?;
+        Ok(Self { root, allowed })
+    }
+
+    pub fn root(&self) -> &Location {
+        &self.root
+    }
+
+    /// A folder that no other table has had or will have: a readable prefix and a unique id.
+    /// A table made again under an old name so never meets old files.
+    pub fn new_location(&self, name: &str, key: Uuid) -> Location {
+        let readable: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+            .take(40)
+            .collect();
+        let root = self.root.0.trim_end_matches('/');
+        Location(format!("{root}/{readable}-{}.lance", key.simple()))
+    }
+
+    /// Reads a location that a caller gave. A relative one is taken from the storage root.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an empty one, one with `..` or wildcards, and one that is not strictly
+    /// inside the storage root or an allowed prefix.
+    pub fn check(&self, raw: &str) -> Result<Location> {
+        let refuse = |why: &str| Err(Error::invalid_input(format!("the location {why}")));
+        if raw.trim().is_empty() {
+            return refuse("is empty");
+        }
+        if raw.len() > 1024 {
+            return refuse("is longer than 1024 bytes");
+        }
+        if raw.chars().any(|c| c.is_control() || matches!(c, '*' | '?' | '\\' | '#')) {
+            return refuse("holds a wildcard or a control character");
+        }
+        let (scheme, rest) = match raw.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, raw),
+        };
+        // A percent sign is read differently by paths, URIs and object stores.
+        if rest.contains('%') {
+            return refuse("holds a percent sign");
+        }
+        let path = rest.trim_end_matches('/');
+        let parts = path.strip_prefix('/').unwrap_or(path).split('/');
+        if parts.clone().any(|part| part == "." || part == "..") {
+            return refuse("must not hold '.' or '..' as a part");
+        }
+        if parts.clone().any(str::is_empty) {
+            return refuse("has an empty part");
+        }
+        let location = match scheme {
+            Some("file") if path.starts_with('/') => Location(path.to_owned()),
+            Some("file") => return refuse("must be file:/// and an absolute path"),
+            Some(scheme) => Location(format!("{scheme}://{path}")),
+            None if path.starts_with('/') => Location(path.to_owned()),
+            None => Location(format!("{}/{path}", self.root.0.trim_end_matches('/'))),
+        };
+        let inside = std::iter::once(&self.root)
+            .chain(&self.allowed)
+            .any(|prefix| location.is_inside(prefix));
+        if inside {
+            Ok(location)
+        } else {
+            refuse("is not inside the storage root or a prefix that this server allows")
+        }
+    }
+}
+
+/// A prefix that the server's own configuration names.
+fn own_prefix(raw: &str) -> Result<Location> {
+    let wrong = |why: String| Error::invalid_input(format!("the storage root or prefix {why}"));
+    if raw.trim().is_empty() {
+        return Err(wrong("is empty".into()));
+    }
+    let path = match raw.split_once("://") {
+        Some(("file", path)) => path,
+        Some(_) => return Ok(Location(raw.trim_end_matches('/').to_owned())),
+        None => raw,
+    };
+    let path = std::path::absolute(path).map_err(|error| wrong(format!("is wrong: {error}")))?;
+    std::fs::create_dir_all(&path).map_err(|error| wrong(format!("cannot be made: {error}")))?;
+    // Callers see this path, and compare it with theirs: it should be the one without links.
+    let path = path.canonicalize().map_err(|error| wrong(format!("is wrong: {error}")))?;
+    let path: PathBuf = path.components().filter(|c| !matches!(c, Component::CurDir)).collect();
+    path.to_str()
+        .map(|path| Location(path.to_owned()))
+        .ok_or_else(|| wrong("is not Unicode".into()))
+}
+
+/// `file://` and the path, with what a URL may not hold percent-encoded.
+fn url_of_path(path: &str) -> String {
+    let mut url = String::from("file://");
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.~!$&'()+,;=:@".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            url.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locations() -> (tempfile::TempDir, Locations) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("lake");
+        let locations = Locations::new(root.to_str().unwrap(), &["s3://bucket/a".into()]).unwrap();
+        (folder, locations)
+    }
+
+    #[test]
+    fn only_what_is_strictly_inside_an_allowed_prefix_passes() {
+        let (_folder, locations) = locations();
+        let root = locations.root().to_string();
+        assert_eq!(locations.check("t.lance").unwrap().as_str(), format!("{root}/t.lance"));
+        assert_eq!(
+            locations.check(&format!("file://{root}/t/")).unwrap().as_str(),
+            format!("{root}/t")
+        );
+        assert_eq!(locations.check("s3://bucket/a/t").unwrap().as_str(), "s3://bucket/a/t");
+        let refused = [
+            "",
+            "  ",
+            "/",
+            "/etc/t",
+            "../t",
+            "a/../../t",
+            "./t",
+            "a//b",
+            "a\0b",
+            "a*",
+            "a%2e%2e/b",
+            "s3://bucket/ab/t",
+            "s3://bucket/a",
+            "s3://other/a/t",
+            "file://host/t",
+            "s3://",
+        ];
+        for raw in refused {
+            assert!(locations.check(raw).is_err(), "{raw:?}");
+        }
+        assert!(locations.check(&root).is_err());
+        assert!(locations.check(&format!("{root}2/t")).is_err());
+        assert!(locations.check(&format!("{root}/../x")).is_err());
+    }
+
+    #[test]
+    fn a_new_location_is_readable_and_unique() {
+        let (_folder, locations) = locations();
+        let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+        let first = locations.new_location("räder/käse $1", one);
+        assert!(first.as_str().contains("r-der-k-se--1-"), "{first}");
+        assert_ne!(first, locations.new_location("räder/käse $1", two));
+        assert!(first.is_inside(locations.root()));
+    }
+
+    #[test]
+    fn a_path_becomes_a_complete_uri() {
+        assert_eq!(Location::from_stored("/a b/c").to_uri(), "file:///a%20b/c");
+        assert_eq!(Location::from_stored("s3://b/c").to_uri(), "s3://b/c");
+    }
+}

@@ -1,0 +1,158 @@
+//! The data plane: datasets in object stores; the only module that names Lance and object_store.
+//!
+//! It knows locations and versions, not names: a table's name is the catalog's business.
+
+mod columns;
+mod failure;
+mod location;
+mod probe;
+mod publish;
+mod query;
+mod schema;
+mod snapshot;
+mod verify;
+mod write;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::stream::BoxStream;
+use lance::session::Session;
+use lance_io::object_store::{
+    ObjectStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor,
+};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use crate::error::{Error, Result};
+
+pub use location::{Location, Locations};
+pub use publish::{Change, Input, Prepared, Published, Rules};
+pub use query::{Query, Selection, Vectors};
+pub use schema::{check_wire_schema, schema_from_stored, wire_schema};
+pub use snapshot::{Snapshot, Stats};
+pub use write::{FileLog, WriteMode, WriteOptions, data_files};
+
+/// How much memory indices and metadata may hold between requests.
+const INDEX_CACHE_BYTES: usize = 128 << 20;
+const METADATA_CACHE_BYTES: usize = 96 << 20;
+
+/// Record batches on their way in or out. The schema is known before the first batch.
+pub struct Batches {
+    pub schema: SchemaRef,
+    pub stream: BoxStream<'static, Result<RecordBatch>>,
+}
+
+/// A handle on the storage; cheap to clone.
+#[derive(Clone)]
+pub struct Lake {
+    session: Arc<Session>,
+    params: ObjectStoreParams,
+    locations: Arc<Locations>,
+}
+
+impl Lake {
+    /// `root` is where new tables go; `allowed` are the further prefixes to which a caller may
+    /// point a table. A local root is made if absent.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a root or prefix that is not a path or a URI that Lance knows.
+    pub async fn open(
+        root: &str,
+        allowed: &[String],
+        options: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let locations = Locations::new(root, allowed)?;
+        let options: HashMap<String, String> =
+            options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut params = ObjectStoreParams::default();
+        if !options.is_empty() {
+            params.storage_options_accessor =
+                Some(Arc::new(StorageOptionsAccessor::with_static_options(options)));
+        }
+        let registry = Arc::new(ObjectStoreRegistry::default());
+        let session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
+        let lake = Self { session, params, locations: Arc::new(locations) };
+        // Asking once at the start turns a misspelt root into an error at the start.
+        lake.store(lake.locations.root()).await?;
+        Ok(lake)
+    }
+
+    /// Where tables may stand.
+    pub fn locations(&self) -> &Locations {
+        &self.locations
+    }
+
+    /// Whether the storage root answers.
+    pub async fn ping(&self) -> Result<()> {
+        let (store, root) = self.store(self.locations.root()).await?;
+        match store.inner.list_with_delimiter(Some(&root.join("_tiltyard_ping"))).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the storage root does not answer");
+                Err(Error::ServiceUnavailable("the storage root does not answer".into()))
+            }
+        }
+    }
+
+    /// Removes a table's whole folder. One that is not there is no error.
+    pub async fn remove(&self, location: &Location) -> Result<()> {
+        let (store, path) = self.store(location).await?;
+        match store.remove_dir_all(path).await {
+            Ok(()) => Ok(()),
+            Err(lance::Error::NotFound { .. }) => Ok(()),
+            Err(error) if failure::is_not_found(&error) => Ok(()),
+            Err(error) => Err(failure::from_lance(error, location)),
+        }
+    }
+
+    /// Removes data files by their names in the table's `data/` folder, as an upload noted them.
+    pub async fn remove_files(&self, location: &Location, names: &[String]) -> Result<()> {
+        let (store, base) = self.store(location).await?;
+        for name in names {
+            let path = data_file_path(&base, name)?;
+            match store.inner.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(Error::internal("removing a data file", error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(&self, location: &Location) -> Result<(Arc<ObjectStore>, Path)> {
+        ObjectStore::from_uri_and_params(
+            self.session.store_registry(),
+            location.as_str(),
+            &self.params,
+        )
+        .await
+        .map_err(|error| failure::from_lance(error, location))
+    }
+}
+
+/// The folder of a table that holds its data files.
+const DATA_DIR: &str = "data";
+
+/// The path of a data file.
+///
+/// # Errors
+/// As [`check_data_file`].
+fn data_file_path(base: &Path, name: &str) -> Result<Path> {
+    check_data_file(name)?;
+    Path::parse(format!("{base}/{DATA_DIR}/{name}").trim_start_matches('/')).map_err(|_| outside())
+}
+
+/// # Errors
+/// `InvalidInput` for a name that would leave the table's `data/` folder.
+pub fn check_data_file(name: &str) -> Result<()> {
+    let leaves = name.starts_with('/')
+        || name.chars().any(|c| c.is_control() || c == '\\')
+        || name.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+    if leaves { Err(outside()) } else { Ok(()) }
+}
+
+fn outside() -> Error {
+    Error::invalid_input("a fragment names a data file outside its table's data folder")
+}

@@ -1,0 +1,519 @@
+//! Putting a new version: the moment at which written files become rows that everyone sees.
+//!
+//! Lance's own commit handler puts the manifest if absent, so that storage arbitrates between all
+//! writers, ours and others'. A strict commit is stopped just before the put when the version that
+//! it would get is not the one after the version that it read.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance::dataset::{CommitBuilder, WriteDestination};
+use lance::datatypes::Schema;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+    commit_handler_from_url,
+};
+use object_store::path::Path;
+use uuid::Uuid;
+
+use super::snapshot::fragment_from_json;
+use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
+use crate::error::{Conflict, Error, Result};
+use crate::model::{ManifestEntry, Staged};
+
+/// How long putting a version may take, retries included, before its outcome counts as unknown.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a commit does. `staged` are uploads of ours, which were checked when they were written;
+/// `fragments` is Lance's JSON from a caller, which is checked here.
+#[derive(Debug, Clone, Default)]
+pub struct Input {
+    pub staged: Vec<Staged>,
+    pub fragments: Vec<serde_json::Value>,
+    /// The JSON Arrow schema that the caller expects.
+    pub schema: Option<serde_json::Value>,
+}
+
+/// The three operations of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// More rows.
+    Append,
+    /// Rows and schema in the place of all that was there; the first version of a table too.
+    Overwrite,
+    /// New columns for the rows that are there.
+    Merge,
+}
+
+impl Change {
+    /// Lance's name of the operation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Append => "Append",
+            Self::Overwrite => "Overwrite",
+            Self::Merge => "Merge",
+        }
+    }
+}
+
+/// What a commit must respect.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The version that the change was made against; 0 for a table without one.
+    pub read_version: u64,
+    pub transaction_id: Uuid,
+    /// Refuse unless the new version is the one right after `read_version`.
+    pub strict: bool,
+    /// Kept in the manifest's transaction.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A version that stands.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub manifest: ManifestEntry,
+    /// How many rows live in it.
+    pub num_rows: u64,
+}
+
+/// A change that was checked and only has to be put.
+pub struct Prepared {
+    change: Change,
+    operation: Operation,
+    stable_row_ids: bool,
+}
+
+impl Lake {
+    /// Checks a change against the version that it was made against; `base` is `None` for a table
+    /// without one. Nothing is written.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `TableSchemaValidation` that say what does not fit.
+    pub async fn prepare(
+        &self,
+        location: &Location,
+        base: Option<&Snapshot>,
+        change: Change,
+        input: &Input,
+    ) -> Result<Prepared> {
+        let bare: Vec<Fragment> =
+            input.fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
+        let operation = match (change, base) {
+            (Change::Merge, None) => {
+                return Err(Error::invalid_input(
+                    "a table without a version has nothing to merge into",
+                ));
+            }
+            (Change::Merge, Some(base)) => self.merge(location, base, input, bare).await?,
+            // The first rows of a table make its schema, whatever the caller calls it.
+            (Change::Append, None) | (Change::Overwrite, _) => {
+                self.overwrite(location, input, bare).await?
+            }
+            (Change::Append, Some(base)) => self.append(location, base, input, bare).await?,
+        };
+        let change = if base.is_none() { Change::Overwrite } else { change };
+        let stable_row_ids = input.staged.iter().any(|staged| staged.stable_row_ids);
+        Ok(Prepared { change, operation, stable_row_ids })
+    }
+
+    async fn append(
+        &self,
+        location: &Location,
+        base: &Snapshot,
+        input: &Input,
+        bare: Vec<Fragment>,
+    ) -> Result<Operation> {
+        refuse_deletions(&bare)?;
+        let table = base.dataset.schema();
+        let fields = self.verify(location, &bare, &HashSet::new()).await?;
+        let staged: Vec<Schema> = decode_all(&input.staged)?;
+        for field in fields.iter().chain(staged.iter().flat_map(|schema| &schema.fields)) {
+            match table.field_by_id(field.id) {
+                Some(known) if verify::same(known, field) => {}
+                _ => {
+                    return Err(Error::TableSchemaValidation(format!(
+                        "column '{}' ({}) of the fragments does not fit the table's schema; upload \
+                         them again with mode=append",
+                        field.name, field.logical_type
+                    )));
+                }
+            }
+        }
+        let whole = |fields: &[lance::datatypes::Field]| {
+            table
+                .fields
+                .iter()
+                .find(|known| !known.nullable && !fields.iter().any(|field| field.id == known.id))
+                .map(|field| field.name.clone())
+        };
+        if !bare.is_empty()
+            && let Some(name) = whole(&fields)
+        {
+            return Err(Error::TableSchemaValidation(format!(
+                "the fragments lack column '{name}', which may not be null"
+            )));
+        }
+        // Committing a data file twice would double its rows.
+        let held: HashSet<&str> = if bare.is_empty() {
+            HashSet::new()
+        } else {
+            let files = base.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+            files.map(|file| file.path.as_str()).collect()
+        };
+        let files = bare.iter().flat_map(|fragment| &fragment.files);
+        if let Some(file) = files.into_iter().find(|file| held.contains(file.path.as_str())) {
+            return Err(Error::invalid_input(format!(
+                "the data file '{}' is in the table already",
+                file.path
+            )));
+        }
+        Ok(Operation::Append { fragments: all_fragments(bare, &input.staged)? })
+    }
+
+    async fn overwrite(
+        &self,
+        location: &Location,
+        input: &Input,
+        bare: Vec<Fragment>,
+    ) -> Result<Operation> {
+        refuse_deletions(&bare)?;
+        let fields = self.verify(location, &bare, &HashSet::new()).await?;
+        let mut schemas = decode_all(&input.staged)?;
+        if !fields.is_empty() {
+            schemas.push(Schema { fields, metadata: HashMap::new() });
+        }
+        let Some(first) = schemas.first().cloned() else {
+            return Err(Error::invalid_input(
+                "there is nothing to make a table of: name fragments or uploads",
+            ));
+        };
+        let disagreeing = schemas.iter().find(|schema| !same_columns(schema, &first));
+        if let Some(other) = disagreeing {
+            return Err(Error::TableSchemaValidation(format!(
+                "the fragments have different schemas: ({}) and ({})",
+                shown(&first),
+                shown(other)
+            )));
+        }
+        if let Some(given) = &input.schema {
+            schema::check_wire_schema(given, &(&first).into())?;
+        }
+        Ok(Operation::Overwrite {
+            fragments: all_fragments(bare, &input.staged)?,
+            schema: first,
+            config_upsert_values: None,
+            initial_bases: None,
+        })
+    }
+
+    async fn merge(
+        &self,
+        location: &Location,
+        base: &Snapshot,
+        input: &Input,
+        bare: Vec<Fragment>,
+    ) -> Result<Operation> {
+        let table = base.dataset.schema();
+        let existing = base.dataset.fragments();
+        let known: HashSet<String> = existing
+            .iter()
+            .flat_map(|fragment| fragment.files.iter().map(|file| file.path.clone()))
+            .collect();
+        let only_uploads = bare.is_empty();
+        let fields = self.verify(location, &bare, &known).await?;
+        let mut named = HashSet::new();
+        if let Some(twice) = bare.iter().find(|fragment| !named.insert(fragment.id)) {
+            return Err(Error::invalid_input(format!("fragment {} is named twice", twice.id)));
+        }
+        let mut changed: HashMap<u64, Fragment> = HashMap::new();
+        for fragment in bare.into_iter().chain(staged_fragments(&input.staged)?) {
+            let Some(old) = existing.iter().find(|old| old.id == fragment.id) else {
+                return Err(Error::invalid_input(format!(
+                    "fragment {} is not in version {} of the table",
+                    fragment.id,
+                    base.version()
+                )));
+            };
+            let merged = match changed.remove(&old.id) {
+                None => check_extends(old, fragment)?,
+                Some(earlier) => add_files(earlier, check_extends(old, fragment)?),
+            };
+            changed.insert(old.id, merged);
+        }
+        if changed.is_empty() {
+            return Err(Error::invalid_input(
+                "there is nothing to merge: name fragments or uploads",
+            ));
+        }
+        if !only_uploads
+            && let Some(absent) = existing.iter().find(|f| !changed.contains_key(&f.id))
+        {
+            return Err(Error::invalid_input(format!(
+                "a merge takes every fragment of the table; fragment {} is absent",
+                absent.id
+            )));
+        }
+        let fragments: Vec<Fragment> = existing
+            .iter()
+            .map(|old| changed.remove(&old.id).unwrap_or_else(|| old.clone()))
+            .collect();
+        let mut schema = table.clone();
+        let staged = decode_all(&input.staged)?;
+        for field in fields.iter().chain(staged.iter().flat_map(|schema| &schema.fields)) {
+            match schema
+                .fields
+                .iter()
+                .find(|known| known.id == field.id || known.name == field.name)
+            {
+                Some(known) if known.id == field.id && verify::same(known, field) => {}
+                Some(known) => {
+                    return Err(Error::TableSchemaValidation(format!(
+                        "the new column '{}' clashes with '{}': every fragment of a merge must get \
+                         the same new columns in the same order",
+                        field.name, known.name
+                    )));
+                }
+                None => schema.fields.push(field.clone()),
+            }
+        }
+        if let Some(given) = &input.schema {
+            schema::check_wire_schema(given, &(&schema).into())?;
+        }
+        let preserves_nullability = schema
+            .fields
+            .iter()
+            .all(|field| field.nullable || table.field_by_id(field.id).is_some());
+        Ok(Operation::Merge { fragments, schema, preserves_nullability })
+    }
+
+    /// Puts the version. After an error that [`Error::is_certainly_not_committed`], it does not
+    /// stand.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when what landed since `read_version` does not go with it.
+    pub async fn publish(
+        &self,
+        location: &Location,
+        base: Option<&Snapshot>,
+        prepared: Prepared,
+        rules: &Rules,
+    ) -> Result<Published> {
+        let properties: HashMap<String, String> = rules.properties.clone().into_iter().collect();
+        let transaction = TransactionBuilder::new(rules.read_version, prepared.operation)
+            .uuid(rules.transaction_id.to_string())
+            .transaction_properties((!properties.is_empty()).then(|| Arc::new(properties)))
+            .build();
+        let destination = match base {
+            Some(base) => WriteDestination::Dataset(base.dataset.clone()),
+            None => WriteDestination::Uri(location.as_str()),
+        };
+        let mut builder = CommitBuilder::new(destination)
+            .with_session(self.session.clone())
+            .with_store_params(self.params.clone())
+            .use_stable_row_ids(prepared.stable_row_ids)
+            .with_timeout(Some(PUBLISH_TIMEOUT));
+        // A first version must not land on top of somebody else's first version either.
+        if rules.strict || base.is_none() {
+            let handler = commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
+                .await
+                .map_err(|error| failure::from_lance(error, location))?;
+            let guard = Guard { inner: handler, expected: rules.read_version + 1 };
+            builder = builder.with_commit_handler(Arc::new(guard)).with_max_retries(1);
+        }
+        let landed = match Box::pin(builder.execute(transaction)).await {
+            Ok(dataset) => dataset,
+            Err(lance::Error::DatasetAlreadyExists { .. }) => {
+                return Err(Error::conflict(Conflict {
+                    message: "the table got its first version meanwhile".into(),
+                    retryable: prepared.change != Change::Overwrite,
+                    ..Conflict::default()
+                }));
+            }
+            Err(error) => return Err(failure::from_lance(error, location)),
+        };
+        let num_rows = landed.fragments().iter().filter_map(Fragment::num_rows).sum::<usize>();
+        Ok(Published {
+            num_rows: num_rows as u64,
+            manifest: manifest_entry(landed.manifest(), landed.manifest_location()),
+        })
+    }
+}
+
+fn manifest_entry(manifest: &Manifest, location: &ManifestLocation) -> ManifestEntry {
+    ManifestEntry {
+        version: location.version,
+        path: location.path.to_string(),
+        size_bytes: location.size,
+        e_tag: location.e_tag.clone(),
+        naming_scheme: probe::from_lance(location.naming_scheme),
+        modified_at_us: i64::try_from(manifest.timestamp_nanos / 1_000).unwrap_or(i64::MAX),
+    }
+}
+
+fn decode_all(staged: &[Staged]) -> Result<Vec<Schema>> {
+    staged.iter().map(|staged| schema::decode(&staged.schema)).collect()
+}
+
+fn staged_fragments(staged: &[Staged]) -> Result<Vec<Fragment>> {
+    staged.iter().flat_map(|staged| &staged.fragments).map(fragment_from_json).collect()
+}
+
+/// Those that the caller named and those of its uploads, each data file once.
+fn all_fragments(mut bare: Vec<Fragment>, staged: &[Staged]) -> Result<Vec<Fragment>> {
+    bare.extend(staged_fragments(staged)?);
+    let mut seen = HashSet::new();
+    for file in bare.iter().flat_map(|fragment| &fragment.files) {
+        if !seen.insert(file.path.as_str()) {
+            return Err(Error::invalid_input(format!(
+                "the data file '{}' is named twice",
+                file.path
+            )));
+        }
+    }
+    Ok(bare)
+}
+
+/// A deletion file is named after the fragment id, which a new fragment does not have yet.
+fn refuse_deletions(fragments: &[Fragment]) -> Result<()> {
+    if fragments.iter().any(|fragment| fragment.deletion_file.is_some()) {
+        return Err(Error::invalid_input("a new fragment must not have a deletion file"));
+    }
+    Ok(())
+}
+
+fn same_columns(one: &Schema, other: &Schema) -> bool {
+    one.fields.len() == other.fields.len()
+        && one.fields.iter().zip(&other.fields).all(|(a, b)| a.id == b.id && verify::same(a, b))
+}
+
+fn shown(schema: &Schema) -> String {
+    let fields = schema.fields.iter();
+    fields.map(|f| format!("{}: {}", f.name, f.logical_type)).collect::<Vec<_>>().join(", ")
+}
+
+/// Checks that a merged fragment is the old one with more files, so that no merge loses rows.
+fn check_extends(old: &Fragment, new: Fragment) -> Result<Fragment> {
+    let keeps_files = old.files.iter().all(|file| new.files.iter().any(|n| n.path == file.path));
+    if !keeps_files || new.physical_rows != old.physical_rows {
+        return Err(Error::invalid_input(format!(
+            "fragment {} does not hold the files and rows that it has in the table",
+            old.id
+        )));
+    }
+    // Its deletions and row ids are the table's business, not the caller's.
+    Ok(Fragment { files: new.files, ..old.clone() })
+}
+
+/// Two uploads for one fragment: the files of both.
+fn add_files(mut one: Fragment, other: Fragment) -> Fragment {
+    for file in other.files {
+        if !one.files.iter().any(|known| known.path == file.path) {
+            one.files.push(file);
+        }
+    }
+    one
+}
+
+/// Lance's commit handler, stopped just before the put when the version is not the expected one.
+#[derive(Debug)]
+struct Guard {
+    inner: Arc<dyn CommitHandler>,
+    expected: u64,
+}
+
+#[async_trait]
+impl CommitHandler for Guard {
+    fn is_version_not_found_definitive(&self) -> bool {
+        self.inner.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        self.inner.propagate_commit_error_after_success()
+    }
+
+    async fn resolve_latest_location(
+        &self,
+        base_path: &Path,
+        object_store: &ObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_latest_location(base_path, object_store).await
+    }
+
+    async fn resolve_version_location(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_version_location(base_path, version, object_store).await
+    }
+
+    async fn version_exists(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+        naming_scheme: ManifestNamingScheme,
+    ) -> lance::Result<bool> {
+        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
+    }
+
+    fn list_manifest_locations<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        sorted_descending: bool,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
+    }
+
+    fn list_manifest_locations_since<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        since_version: u64,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_manifest_locations_since(base_path, object_store, since_version)
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<lance_table::format::Transaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        if manifest.version != self.expected {
+            let moved = Error::conflict(Conflict {
+                message: format!(
+                    "the table moved on: version {} stands already",
+                    manifest.version - 1
+                ),
+                current_version: Some(manifest.version - 1),
+                retryable: true,
+                ..Conflict::default()
+            });
+            return Err(CommitError::OtherError(lance::Error::external(Box::new(moved))));
+        }
+        self.inner
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
+            .await
+    }
+}

@@ -1,0 +1,106 @@
+//! One version of a table, opened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
+use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
+use lance_table::format::Fragment;
+
+use super::{Lake, Location, failure};
+use crate::error::{Error, Result};
+
+/// One version of a table, opened. Reading through it always sees that version.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) location: Location,
+}
+
+/// What a description tells without reading data.
+#[derive(Debug, Clone, Copy)]
+pub struct Stats {
+    pub num_deleted_rows: u64,
+    pub num_fragments: u64,
+}
+
+impl Lake {
+    /// Opens one version. The caller has found it in storage first: see
+    /// [`Lake::versions_after`].
+    pub async fn snapshot(&self, location: &Location, version: u64) -> Result<Snapshot> {
+        let dataset = DatasetBuilder::from_uri(location.as_str())
+            .with_session(self.session.clone())
+            .with_store_params(self.params.clone())
+            .with_version(version)
+            .load()
+            .await
+            .map_err(|error| failure::from_lance(error, location))?;
+        Ok(Snapshot { dataset: Arc::new(dataset), location: location.clone() })
+    }
+}
+
+impl Snapshot {
+    pub fn version(&self) -> u64 {
+        self.dataset.version_id()
+    }
+
+    pub fn arrow_schema(&self) -> SchemaRef {
+        Arc::new(ArrowSchema::from(self.dataset.schema()))
+    }
+
+    /// The schema's own key-value pairs.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.dataset.schema().metadata
+    }
+
+    pub async fn stats(&self) -> Result<Stats> {
+        let deleted =
+            self.dataset.count_deleted_rows().await.map_err(|error| self.failed(error))?;
+        Ok(Stats {
+            num_deleted_rows: deleted as u64,
+            num_fragments: self.dataset.count_fragments() as u64,
+        })
+    }
+
+    /// Lance's own JSON of each fragment.
+    pub fn fragments(&self) -> Result<Vec<serde_json::Value>> {
+        self.dataset.fragments().iter().map(fragment_to_json).collect()
+    }
+
+    /// How many rows live, from the manifest alone where it says so.
+    pub async fn num_rows(&self) -> Result<u64> {
+        let rows = self.dataset.count_rows(None).await.map_err(|error| self.failed(error))?;
+        Ok(rows as u64)
+    }
+
+    /// Lance's name of the operation that made `version`, if its transaction can still be read.
+    pub async fn operation_of(&self, version: u64) -> Option<String> {
+        let transaction = self.dataset.read_transaction_by_version(version).await.ok()??;
+        Some(transaction.operation.name().to_owned())
+    }
+
+    /// The UUID of the transaction that made this version, if it can still be read.
+    pub async fn transaction_id(&self) -> Option<String> {
+        let transaction = self.dataset.read_transaction().await.ok()??;
+        Some(transaction.uuid)
+    }
+
+    pub(super) fn failed(&self, error: lance::Error) -> Error {
+        failure::from_lance(error, &self.location)
+    }
+}
+
+pub(super) fn fragment_to_json(fragment: &Fragment) -> Result<serde_json::Value> {
+    serde_json::to_value(fragment).map_err(|error| Error::internal("writing a fragment", error))
+}
+
+/// Reads Lance's JSON of a fragment, as pylance's `FragmentMetadata.to_json()` gives it: explicit
+/// nulls included.
+///
+/// # Errors
+/// `InvalidInput` that names what is wrong with it.
+pub(super) fn fragment_from_json(value: &serde_json::Value) -> Result<Fragment> {
+    serde_json::from_value(value.clone())
+        .map_err(|error| Error::invalid_input(format!("a fragment is not Lance's JSON: {error}")))
+}

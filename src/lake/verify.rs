@@ -1,0 +1,149 @@
+//! Checking fragments that a caller names by their JSON.
+//!
+//! Nothing in the JSON is trusted: each file must be inside the table's own `data/` folder, exist,
+//! have the size and the rows that are claimed, and hold the columns that the schema says.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use lance::datatypes::{Field, Schema};
+use lance_file::reader::FileReader;
+use lance_io::object_store::ObjectStore;
+use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
+use lance_io::utils::CachedFileSize;
+use lance_table::format::{DataFile, Fragment};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::{Lake, Location, data_file_path, failure};
+use crate::error::{Error, Result};
+
+/// How many files are looked at side by side.
+const CONCURRENT_CHECKS: usize = 16;
+
+impl Lake {
+    /// Checks every data file of `fragments` that is not in `known`, and answers the fields that
+    /// those files hold, with their ids.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names what is wrong, `TableSchemaValidation` when two files disagree.
+    pub(super) async fn verify(
+        &self,
+        location: &Location,
+        fragments: &[Fragment],
+        known: &HashSet<String>,
+    ) -> Result<Vec<Field>> {
+        let (store, base) = self.store(location).await?;
+        let scheduler = ScanScheduler::new(store.clone(), SchedulerConfig::max_bandwidth(&store));
+        let mut checks = Vec::new();
+        for fragment in fragments {
+            let rows = fragment
+                .physical_rows
+                .ok_or_else(|| Error::invalid_input("a fragment lacks physical_rows"))?;
+            if fragment.files.is_empty() {
+                return Err(Error::invalid_input("a fragment has no data files"));
+            }
+            for file in fragment.files.iter().filter(|file| !known.contains(&file.path)) {
+                let store = store.clone();
+                let (scheduler, base) = (scheduler.clone(), &base);
+                checks.push(async move {
+                    check_file(&store, &scheduler, base, file, rows)
+                        .await
+                        .map_err(|error| failure_of(error, location))
+                });
+            }
+        }
+        let schemas: Vec<Schema> =
+            futures::stream::iter(checks).buffered(CONCURRENT_CHECKS).try_collect().await?;
+        union(schemas)
+    }
+}
+
+/// The fields of all files, each id once, in the order of their ids.
+fn union(schemas: Vec<Schema>) -> Result<Vec<Field>> {
+    let mut fields: Vec<Field> = Vec::new();
+    for field in schemas.into_iter().flat_map(|schema| schema.fields) {
+        match fields.iter().find(|known| known.id == field.id) {
+            None => fields.push(field),
+            Some(known) if same(known, &field) => {}
+            Some(known) => {
+                return Err(Error::TableSchemaValidation(format!(
+                    "the fragments' files disagree: '{}' is {} in one and {} in another",
+                    known.name, known.logical_type, field.logical_type
+                )));
+            }
+        }
+    }
+    fields.sort_by_key(|field| field.id);
+    Ok(fields)
+}
+
+/// Whether two fields are the same column.
+pub(super) fn same(one: &Field, other: &Field) -> bool {
+    one.name == other.name && one.logical_type == other.logical_type
+}
+
+/// A check that failed on its own account, or because of storage.
+enum Failure {
+    Own(Error),
+    Lance(lance::Error),
+}
+
+fn failure_of(failure: Failure, location: &Location) -> Error {
+    match failure {
+        Failure::Own(error) => error,
+        Failure::Lance(error) => failure::from_lance(error, location),
+    }
+}
+
+async fn check_file(
+    store: &Arc<ObjectStore>,
+    scheduler: &Arc<ScanScheduler>,
+    base: &Path,
+    file: &DataFile,
+    rows: usize,
+) -> Result<Schema, Failure> {
+    let wrong = |text: String| Failure::Own(Error::invalid_input(text));
+    let name = &file.path;
+    if file.base_id.is_some() {
+        return Err(wrong("a fragment names a data file outside its table's data folder".into()));
+    }
+    let path = data_file_path(base, name).map_err(Failure::Own)?;
+    let meta = match store.inner.head(&path).await {
+        Ok(meta) => meta,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(wrong(format!("the data file '{name}' does not exist")));
+        }
+        Err(error) => {
+            return Err(Failure::Own(Error::internal("looking at a data file", error)));
+        }
+    };
+    if let Some(claimed) = file.file_size_bytes.get()
+        && claimed.get() != meta.size
+    {
+        return Err(wrong(format!(
+            "the data file '{name}' has {} bytes, not the {claimed} that the fragment says",
+            meta.size
+        )));
+    }
+    let opened = scheduler
+        .open_file(&path, &CachedFileSize::new(meta.size))
+        .await
+        .map_err(Failure::Lance)?;
+    let footer = FileReader::read_all_metadata(&opened)
+        .await
+        .map_err(|_| wrong(format!("the data file '{name}' is not a whole Lance file")))?;
+    if footer.num_rows != rows as u64 {
+        return Err(wrong(format!(
+            "the data file '{name}' has {} rows, not the {rows} that the fragment says",
+            footer.num_rows
+        )));
+    }
+    let schema = footer.file_schema.as_ref().clone();
+    let held: HashSet<i32> = schema.field_ids().into_iter().collect();
+    if let Some(id) = file.fields.iter().find(|id| **id >= 0 && !held.contains(*id)) {
+        return Err(wrong(format!("the data file '{name}' does not hold field {id}")));
+    }
+    Ok(schema)
+}

@@ -1,0 +1,215 @@
+use std::fmt;
+
+use super::{Invalid, Result};
+
+/// Between the names of a stored path. It is a control character, which no name may hold, so a
+/// stored path has exactly one reading whatever delimiter a caller picks.
+const STORED_SEPARATOR: char = '\u{1f}';
+/// The longest name, in bytes.
+const MAX_NAME_BYTES: usize = 512;
+/// The longest identifier, in bytes. PostgreSQL indexes rows of up to some 2.7 kB.
+const MAX_ID_BYTES: usize = 2048;
+/// Between names where an identifier is shown to a person.
+const SHOWN_DELIMITER: &str = "$";
+
+/// One part of an identifier: printable, not empty, not `.` or `..`, at most 512 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// # Errors
+    /// [`Invalid`] that says what is wrong with the name.
+    pub fn new(raw: impl Into<String>) -> Result<Self> {
+        let raw = raw.into();
+        let wrong = if raw.trim().is_empty() {
+            "is empty"
+        } else if raw == "." || raw == ".." {
+            "is a relative path"
+        } else if raw.chars().any(char::is_control) {
+            "holds a control character"
+        } else if raw.len() > MAX_NAME_BYTES {
+            return Err(Invalid::new(format!(
+                "a part of the identifier has {} bytes; at most {MAX_NAME_BYTES} are allowed",
+                raw.len()
+            )));
+        } else {
+            return Ok(Self(raw));
+        };
+        let shown: String =
+            raw.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
+        Err(Invalid::new(format!("the identifier part '{shown}' {wrong}")))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads `a$b$c`; the delimiter alone is the root and has no parts.
+fn parse_parts(raw: &str, delimiter: &str) -> Result<Vec<Name>> {
+    if delimiter.is_empty() {
+        return Err(Invalid::new("the delimiter must not be empty"));
+    }
+    if raw.len() > MAX_ID_BYTES {
+        return Err(too_long(raw.len()));
+    }
+    if raw == delimiter {
+        return Ok(Vec::new());
+    }
+    raw.split(delimiter).map(Name::new).collect()
+}
+
+fn too_long(bytes: usize) -> Invalid {
+    Invalid::new(format!("the identifier has {bytes} bytes; at most {MAX_ID_BYTES} are allowed"))
+}
+
+fn from_list(parts: &[String]) -> Result<Vec<Name>> {
+    let bytes = parts.iter().map(|part| part.len() + 1).sum::<usize>();
+    if bytes > MAX_ID_BYTES {
+        return Err(too_long(bytes));
+    }
+    parts.iter().map(Name::new).collect()
+}
+
+/// The path of a namespace; empty for the root.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct NamespaceId(Vec<Name>);
+
+impl NamespaceId {
+    /// The namespace that holds all others.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// # Errors
+    /// [`Invalid`] for an empty part, a bad name, or an identifier that is too long.
+    pub fn parse(raw: &str, delimiter: &str) -> Result<Self> {
+        parse_parts(raw, delimiter).map(Self)
+    }
+
+    /// From a list of names, as bodies carry it.
+    pub fn from_list(parts: &[String]) -> Result<Self> {
+        from_list(parts).map(Self)
+    }
+
+    /// From the form in which the catalog stores it.
+    pub fn from_stored(path: &str) -> Result<Self> {
+        if path.is_empty() {
+            return Ok(Self::root());
+        }
+        path.split(STORED_SEPARATOR).map(Name::new).collect::<Result<_>>().map(Self)
+    }
+
+    /// The form in which the catalog stores it: unique, and sorted with children after parents.
+    pub fn to_stored(&self) -> String {
+        let names: Vec<&str> = self.0.iter().map(Name::as_str).collect();
+        names.join(&STORED_SEPARATOR.to_string())
+    }
+
+    /// What the stored path of every descendant starts with.
+    pub fn stored_prefix(&self) -> String {
+        if self.is_root() {
+            String::new()
+        } else {
+            format!("{}{STORED_SEPARATOR}", self.to_stored())
+        }
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The parent and the last name; `None` for the root.
+    pub fn split(&self) -> Option<(NamespaceId, &Name)> {
+        let (name, parent) = self.0.split_last()?;
+        Some((Self(parent.to_vec()), name))
+    }
+
+    pub fn to_list(&self) -> Vec<String> {
+        self.0.iter().map(Name::to_string).collect()
+    }
+}
+
+impl fmt::Display for NamespaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return f.write_str(SHOWN_DELIMITER);
+        }
+        f.write_str(&self.to_list().join(SHOWN_DELIMITER))
+    }
+}
+
+/// The path of a table: a namespace and a name in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableId {
+    pub namespace: NamespaceId,
+    pub name: Name,
+}
+
+impl TableId {
+    /// # Errors
+    /// [`Invalid`] as [`NamespaceId::parse`], and for the root, which is no table.
+    pub fn parse(raw: &str, delimiter: &str) -> Result<Self> {
+        Self::from_names(parse_parts(raw, delimiter)?)
+    }
+
+    /// From a list of names, as bodies carry it.
+    pub fn from_list(parts: &[String]) -> Result<Self> {
+        Self::from_names(from_list(parts)?)
+    }
+
+    fn from_names(mut names: Vec<Name>) -> Result<Self> {
+        let name = names.pop().ok_or_else(|| {
+            Invalid::new("the identifier is the root namespace, where a table is needed")
+        })?;
+        Ok(Self { namespace: NamespaceId(names), name })
+    }
+
+    pub fn to_list(&self) -> Vec<String> {
+        let mut parts = self.namespace.to_list();
+        parts.push(self.name.to_string());
+        parts
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_list().join(SHOWN_DELIMITER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_splits_at_the_callers_delimiter() {
+        let id = TableId::parse("a$b.c$d", ".").unwrap();
+        assert_eq!(id.to_list(), ["a$b", "c$d"]);
+        assert!(NamespaceId::parse("$", "$").unwrap().is_root());
+        assert_eq!(NamespaceId::parse("a$b", "$").unwrap().to_list(), ["a", "b"]);
+    }
+
+    #[test]
+    fn bad_identifiers_are_refused() {
+        for raw in ["", "a$", "$a", "a$$b", "..", "a$..$b", "a\0b", "a$ $b", "tab\there"] {
+            assert!(NamespaceId::parse(raw, "$").is_err(), "{raw:?}");
+        }
+        assert!(NamespaceId::parse(&"x".repeat(10_000), "$").is_err());
+        assert!(TableId::parse("$", "$").is_err());
+        assert!(TableId::parse("a", "").is_err());
+    }
+
+    #[test]
+    fn the_stored_form_has_one_reading() {
+        let id = NamespaceId::from_list(&["a$b".into(), "c/d".into(), "it's".into()]).unwrap();
+        assert_eq!(NamespaceId::from_stored(&id.to_stored()).unwrap(), id);
+        assert_eq!(NamespaceId::from_stored("").unwrap(), NamespaceId::root());
+    }
+}

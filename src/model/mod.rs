@@ -1,0 +1,33 @@
+//! The nouns: validated, without I/O.
+
+mod caller;
+mod clock;
+mod ids;
+mod manifest;
+mod page;
+mod table;
+mod upload;
+
+pub use caller::Caller;
+pub use clock::Clock;
+pub use ids::{Name, NamespaceId, TableId};
+pub use manifest::{ManifestEntry, NamingScheme};
+pub use page::{Page, PageScope};
+pub use table::{Namespace, Origin, Properties, Table, TableState, TableVersion};
+pub use upload::{Staged, Upload, UploadKind, UploadState};
+
+/// A name, an identifier or a page that cannot be one; the sentence says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl Invalid {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+type Result<T> = std::result::Result<T, Invalid>;
+
+/// The branch that a table is on when nothing else is said.
+pub const MAIN_BRANCH: &str = "main";

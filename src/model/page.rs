@@ -1,0 +1,105 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::{Invalid, Result};
+
+/// What a page token belongs to: a token of one listing is refused by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageScope(String);
+
+impl PageScope {
+    /// `listing` names the operation, `of` what it lists.
+    pub fn new(listing: &str, of: &str) -> Self {
+        Self(format!("{listing}:{of}"))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "s")]
+    scope: PageScope,
+    #[serde(rename = "a")]
+    after: String,
+}
+
+/// One page of a listing: at most `limit` entries whose key comes after `after`.
+///
+/// Pages go by key, not by count, so that a listing neither skips nor repeats an entry while
+/// others write.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub scope: PageScope,
+    pub limit: u32,
+    pub after: Option<String>,
+}
+
+impl Page {
+    /// How many entries a page has when the caller does not say.
+    pub const DEFAULT_LIMIT: u32 = 1_000;
+    /// The most entries of a page, whatever the caller says.
+    pub const MAX_LIMIT: u32 = 10_000;
+
+    /// # Errors
+    /// [`Invalid`] for a limit under 1 and for a token that is not one of this listing's.
+    pub fn new(scope: PageScope, limit: Option<i64>, token: Option<&str>) -> Result<Self> {
+        let limit = match limit {
+            None => Self::DEFAULT_LIMIT,
+            Some(limit) if limit < 1 => {
+                return Err(Invalid::new("limit must be at least 1"));
+            }
+            Some(limit) => u32::try_from(limit).unwrap_or(u32::MAX).min(Self::MAX_LIMIT),
+        };
+        let after = match token.filter(|token| !token.is_empty()) {
+            None => None,
+            Some(token) => Some(Self::decode(&scope, token)?),
+        };
+        Ok(Self { scope, limit, after })
+    }
+
+    fn decode(scope: &PageScope, token: &str) -> Result<String> {
+        URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Token>(&bytes).ok())
+            .filter(|token| token.scope == *scope && !token.after.contains(char::is_control))
+            .map(|decoded| decoded.after)
+            .ok_or_else(|| Invalid::new("page_token is not one that this listing answered"))
+    }
+
+    /// One more than the limit, to see whether another page follows.
+    pub fn fetch_limit(&self) -> i64 {
+        i64::from(self.limit) + 1
+    }
+
+    /// Cuts `rows` to the limit and gives the token of the next page, if there is one.
+    pub fn finish<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> String) -> Option<String> {
+        let limit = self.limit as usize;
+        if rows.len() <= limit {
+            return None;
+        }
+        rows.truncate(limit);
+        let token = Token { scope: self.scope.clone(), after: key(rows.last()?) };
+        let json = serde_json::to_vec(&token).unwrap_or_default();
+        Some(URL_SAFE_NO_PAD.encode(json))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_only_its_own_listing() {
+        let scope = PageScope::new("tables", "ns");
+        let page = Page::new(scope.clone(), Some(1), None).unwrap();
+        let mut rows = vec!["a", "b"];
+        let token = page.finish(&mut rows, |row| row.to_string()).unwrap();
+        assert_eq!(rows, ["a"]);
+        let next = Page::new(scope, Some(1), Some(&token)).unwrap();
+        assert_eq!(next.after.as_deref(), Some("a"));
+        assert!(Page::new(PageScope::new("tables", "other"), None, Some(&token)).is_err());
+        assert!(Page::new(PageScope::new("tables", "ns"), None, Some("zzz")).is_err());
+        assert!(Page::new(PageScope::new("tables", "ns"), Some(0), None).is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! The composition root: settings become parts, parts become a running server.
+
+use std::pin::pin;
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalog::Catalog;
+use crate::commit::Engine;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::http::{AppState, Limits, router};
+use crate::lake::Lake;
+use crate::{jobs, model};
+
+/// Serves until `shutdown` resolves; then takes no new work and lets what runs finish within the
+/// grace time.
+///
+/// # Errors
+/// What keeps the server from starting: a database or a storage root that cannot be opened.
+pub async fn run(
+    settings: Settings,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    run_announced(settings, listener, shutdown, || {}).await
+}
+
+/// As [`run`], and says so with `ready` once nothing can keep it from serving any more.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_announced(
+    settings: Settings,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let state = build(&settings).await?;
+    ready();
+    let stop = CancellationToken::new();
+    let jobs = TaskTracker::new();
+    jobs::start(state.engine.clone(), settings.gc_interval, stop.clone(), &jobs);
+    let catalog = state.catalog.clone();
+
+    let draining = stop.clone();
+    let serve = axum::serve(
+        // Small answers go out at once instead of waiting for more.
+        listener.tap_io(|stream| drop(stream.set_nodelay(true))),
+        router(state),
+    )
+    .with_graceful_shutdown(async move {
+        shutdown.await;
+        tracing::info!("stopping: no new work is taken");
+        draining.cancel();
+    });
+    let mut serve = pin!(serve.into_future());
+    let served = tokio::select! {
+        served = &mut serve => served,
+        () = async { stop.cancelled().await; tokio::time::sleep(settings.grace).await } => {
+            tracing::warn!("the grace time is over: what still runs is cut off");
+            Ok(())
+        }
+    };
+    stop.cancel();
+    jobs.close();
+    jobs.wait().await;
+    catalog.close().await;
+    served.map_err(|error| Error::internal("serving", error))
+}
+
+async fn build(settings: &Settings) -> Result<AppState> {
+    let catalog = Catalog::open(&settings.database).await?;
+    if settings.migrate {
+        catalog.migrate().await?;
+    }
+    let lake =
+        Lake::open(&settings.storage_root, &settings.allow_locations, &settings.storage_options)
+            .await?;
+    let clock = model::Clock::system();
+    let engine = Engine::new(catalog.clone(), lake.clone(), clock, settings.upload_ttl);
+    engine.prepare_catalog().await?;
+    let limits = Limits {
+        max_body_bytes: settings.max_body_bytes,
+        max_batch_bytes: settings.max_batch_bytes,
+    };
+    Ok(AppState { catalog, lake, engine, limits })
+}
+
+/// Brings the schema of the database up to date, and nothing else.
+pub async fn migrate(settings: &Settings) -> Result<()> {
+    let catalog = Catalog::open(&settings.database).await?;
+    catalog.migrate().await?;
+    catalog.close().await;
+    Ok(())
+}
+
+/// The OpenAPI document, as text.
+pub fn openapi() -> Result<String> {
+    crate::http::document()
+        .to_pretty_json()
+        .map_err(|error| Error::internal("writing the OpenAPI document", error))
+}
