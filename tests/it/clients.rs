@@ -1,0 +1,105 @@
+//! Real clients: the scripts of `tests/clients`, each against a server of its own.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Backend, TestServer};
+
+/// Names a Python that has the packages of `tests/clients/requirements.txt`.
+const PYTHON_VARIABLE: &str = "TILTYARD_TEST_PYTHON";
+const LIMIT: Duration = Duration::from_secs(540);
+
+/// The Python of the clients. A missing one fails in CI and is said elsewhere.
+fn python() -> Option<String> {
+    match std::env::var(PYTHON_VARIABLE) {
+        Ok(python) if !python.is_empty() => Some(python),
+        _ if std::env::var_os("CI").is_some() => {
+            panic!("{PYTHON_VARIABLE} is not set, and CI must run the real clients")
+        }
+        _ => {
+            println!("skipped: {PYTHON_VARIABLE} is not set");
+            None
+        }
+    }
+}
+
+/// Runs a script to its end, and shows what it printed when it fails.
+fn run(python: &str, script: &str, server: &TestServer) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let mut output = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(server.home().join("client.log"))
+        .expect("a file for the output");
+    let mut child = Command::new(python)
+        .arg(&path)
+        .arg(server.base())
+        .current_dir(server.home())
+        .env("RAY_USAGE_STATS_ENABLED", "0")
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("the file again"))
+        .stderr(output.try_clone().expect("the file again"))
+        .spawn()
+        .unwrap_or_else(|error| panic!("{python} does not start: {error}"));
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("the state of the client") {
+            break Some(status);
+        }
+        if started.elapsed() > LIMIT {
+            let _ = child.kill();
+            let _ = child.wait();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let mut shown = String::new();
+    output.rewind().expect("the beginning of the output");
+    output.read_to_string(&mut shown).expect("the output");
+    match status {
+        Some(status) if status.success() => println!("{shown}"),
+        Some(status) => panic!("{script} ended with {status}:\n{shown}"),
+        None => panic!("{script} took more than {LIMIT:?}:\n{shown}"),
+    }
+}
+
+async fn check(script: &str, backend: Backend) {
+    let Some(python) = python() else { return };
+    let Some(server) = TestServer::spawn(backend).await else {
+        return;
+    };
+    tokio::task::block_in_place(|| run(&python, script, &server));
+}
+
+mod distributed_http {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sqlite() {
+        check("distributed_http.py", Backend::Sqlite).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres() {
+        check("distributed_http.py", Backend::Postgres).await;
+    }
+}
+
+mod write_lance {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sqlite() {
+        check("write_lance.py", Backend::Sqlite).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres() {
+        check("write_lance.py", Backend::Postgres).await;
+    }
+}

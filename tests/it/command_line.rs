@@ -1,0 +1,261 @@
+//! The binary itself: subcommands, settings and their precedence, start-up line, SIGTERM.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const START_LINE: &str = "tiltyard listening on http://";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The binary, in a folder of its own and without settings from outside.
+fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tiltyard"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TILTYARD_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).current_dir(home);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn output(home: &Path, arguments: &[&str]) -> Output {
+    let output = tiltyard(home, arguments).output();
+    output.expect("the binary runs")
+}
+
+/// Both streams of a process that has ended, as text.
+fn said(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+/// A running `tiltyard serve`, killed when dropped.
+struct Serving {
+    child: Child,
+    line: String,
+    base: String,
+}
+
+impl Serving {
+    /// Starts it and waits for the line that says where it listens.
+    fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let (sender, lines) = mpsc::channel();
+        let out = child.stdout.take().expect("its output");
+        let err = child.stderr.take().expect("its error output");
+        forward(out, sender.clone());
+        forward(err, sender);
+        let mut seen = String::new();
+        let line = loop {
+            let line = lines.recv_timeout(LIMIT);
+            let line = line.unwrap_or_else(|error| panic!("no start-up line, {error}: {seen}"));
+            if line.contains(START_LINE) {
+                break line;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        };
+        let address = line.split(START_LINE).nth(1).unwrap_or_default();
+        let address = address.split_whitespace().next().unwrap_or_default();
+        let base = format!("http://{address}");
+        Self { child, line, base }
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    fn terminate(&mut self) -> ExitStatus {
+        let signal =
+            Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
+        assert!(signal.expect("sh runs").success(), "the signal was not sent");
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the state of the process") {
+                return status;
+            }
+            assert!(asked.elapsed() < LIMIT, "it does not stop at SIGTERM");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    async fn post(&self, path: &str) -> (u16, Value) {
+        let client = reqwest::Client::builder().no_proxy().build();
+        let url = format!("{}{path}", self.base);
+        let reply = client.expect("a client").post(url).send().await;
+        let reply = reply.expect("an answer");
+        let status = reply.status().as_u16();
+        (status, reply.json().await.unwrap_or_default())
+    }
+
+    /// Where a table that is declared now would stand.
+    async fn place_of_tables(&self) -> String {
+        let (status, body) = self.post("/v1/table/t/declare").await;
+        assert_eq!(status, 200, "{body}");
+        body["location"].as_str().unwrap_or_default().to_string()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a stream to its end, so that the process never waits for a reader.
+fn forward(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+}
+
+fn home() -> TempDir {
+    TempDir::with_prefix("tiltyard-cli-").expect("a temporary folder")
+}
+
+/// With nothing set but a free port: the database and the lake appear beside the caller.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_just_works() {
+    let home = home();
+    let arguments = ["serve", "--listen", "127.0.0.1:0"];
+    let mut serving = Serving::start(tiltyard(home.path(), &arguments));
+    assert!(!serving.base.ends_with(":0"), "{}", serving.line);
+    assert!(serving.line.contains("catalog"), "{}", serving.line);
+    assert!(serving.line.contains("storage"), "{}", serving.line);
+    assert!(home.path().join("tiltyard-data/catalog.db").is_file());
+    assert_eq!(serving.post("/v1/namespace/kept/create").await.0, 200);
+    assert!(serving.place_of_tables().await.contains("tiltyard-data/lake"));
+    assert!(serving.terminate().success(), "SIGTERM is a good end");
+
+    let mut serving = Serving::start(tiltyard(home.path(), &arguments));
+    assert_eq!(serving.post("/v1/namespace/kept/exists").await.0, 200);
+    assert!(serving.terminate().success());
+}
+
+/// A flag wins over a variable, a variable over the file, the file over the default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_have_an_order() {
+    let home = home();
+    let file = home.path().join("settings.toml");
+    let text = "listen = \"127.0.0.1:0\"\nstorage_root = \"from-file\"\n";
+    std::fs::write(&file, text).expect("a settings file");
+    let config = file.display().to_string();
+    let by_flag = ["serve", "--config", &config, "--storage-root", "from-flag"];
+    for (arguments, variable, expected) in [
+        (&by_flag[..3], None, "from-file"),
+        (&by_flag[..3], Some("from-variable"), "from-variable"),
+        (&by_flag[..], Some("from-variable"), "from-flag"),
+    ] {
+        let mut command = tiltyard(home.path(), arguments);
+        command.env("TILTYARD_DATABASE", format!("sqlite://{expected}.db"));
+        if let Some(variable) = variable {
+            command.env("TILTYARD_STORAGE_ROOT", variable);
+        }
+        let mut serving = Serving::start(command);
+        let place = serving.place_of_tables().await;
+        assert!(place.contains(expected), "{expected}: {place}");
+        assert!(home.path().join(format!("{expected}.db")).is_file());
+        serving.terminate();
+    }
+}
+
+#[test]
+fn help_is_there_for_people() {
+    let home = home();
+    let help = output(home.path(), &["--help"]);
+    assert!(help.status.success());
+    let text = said(&help);
+    for word in ["serve", "migrate", "openapi"] {
+        assert!(text.contains(word), "{word} is not in:\n{text}");
+    }
+    let help = output(home.path(), &["serve", "--help"]);
+    assert!(help.status.success());
+    let text = said(&help);
+    for flag in [
+        "--listen",
+        "--database",
+        "--no-migrate",
+        "--storage-root",
+        "--gc-interval",
+        "--upload-ttl",
+        "--storage-option",
+        "--allow-location",
+        "--config",
+    ] {
+        assert!(text.contains(flag), "{flag} is not in:\n{text}");
+    }
+}
+
+/// Each ends at once, says what is wrong, and leaves no database behind.
+#[test]
+fn nonsense_is_refused_at_the_start() {
+    let home = home();
+    let broken = home.path().join("broken.toml");
+    std::fs::write(&broken, "listen = [").expect("a settings file");
+    let broken = broken.display().to_string();
+    for arguments in [
+        ["serve", "--no-such-flag", "x"],
+        ["serve", "--listen", "nonsense"],
+        ["serve", "--storage-option", "no-equals-sign"],
+        ["serve", "--gc-interval", "soon"],
+        ["serve", "--database", "mysql://localhost/x"],
+        ["serve", "--config", "missing.toml"],
+        ["serve", "--config", &broken],
+        ["no-such-command", "x", "y"],
+    ] {
+        let mut command = tiltyard(home.path(), &arguments);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let started = Instant::now();
+        while child.try_wait().expect("its state").is_none() {
+            if started.elapsed() > LIMIT {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{arguments:?} was not refused");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().expect("its output");
+        let text = said(&output);
+        assert!(!output.status.success(), "{arguments:?}: {text}");
+        assert!(!text.trim().is_empty(), "{arguments:?} says nothing");
+        assert!(!text.contains("panicked"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn openapi_prints_the_document() {
+    let home = home();
+    let printed = output(home.path(), &["openapi"]);
+    assert!(printed.status.success(), "{}", said(&printed));
+    let printed: Value = serde_json::from_slice(&printed.stdout).expect("JSON");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/tiltyard.json");
+    let checked_in = std::fs::read_to_string(path).expect("openapi/tiltyard.json");
+    let checked_in: Value = serde_json::from_str(&checked_in).expect("JSON");
+    assert!(printed == checked_in, "run `make openapi`");
+}
+
+/// `migrate` makes the database ready, so that `serve --no-migrate` has nothing to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrate_then_serve_without() {
+    let home = home();
+    let migrated = output(home.path(), &["migrate", "--database", "sqlite://x/catalog.db"]);
+    assert!(migrated.status.success(), "{}", said(&migrated));
+    assert!(home.path().join("x/catalog.db").is_file());
+    let arguments =
+        ["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database", "sqlite://x/catalog.db"];
+    let mut serving = Serving::start(tiltyard(home.path(), &arguments));
+    assert_eq!(serving.post("/v1/namespace/a/create").await.0, 200);
+    assert!(serving.terminate().success());
+}

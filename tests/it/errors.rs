@@ -1,0 +1,290 @@
+//! The shape of errors, and what is not served.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::batches::{batch_ab, ipc};
+use crate::support::code::*;
+use crate::support::{assert_error, assert_refused, foreign, namespace, table, text, upstream};
+
+/// What a body of no sense must not do to any operation that takes JSON.
+const NO_OBJECTS: [&str; 8] =
+    ["{", "[]", "5", "\"text\"", "null and void", "{\"id\": 5}", "{\"id\": [5]}", "\u{0}"];
+
+both! {
+    async fn an_error_has_the_shape_of_the_spec(server: TestServer) {
+        let reply = server.post_empty("/v1/table/nope$nope/describe").await;
+        assert_eq!(reply.status, 404, "{}", reply.text());
+        assert_eq!(reply.body["instance"], "/v1/table/nope$nope/describe");
+        assert!(
+            text(&reply.body, "error").contains("nope"),
+            "{}",
+            reply.text()
+        );
+        assert_refused(&reply);
+    }
+}
+
+both! {
+    async fn an_unknown_route_is_404_in_the_same_shape(server: TestServer) {
+        for path in [
+            "/v1",
+            "/v2/table",
+            "/v1/nonsense",
+            "/v1/table/a$t/nonsense",
+            "/v1/table/a$t",
+        ] {
+            for method in [Method::GET, Method::POST] {
+                let reply = server.send(server.request(method, path)).await;
+                assert_eq!(reply.status, 404, "{path}: {}", reply.text());
+                assert_refused(&reply);
+            }
+        }
+    }
+}
+
+both! {
+    async fn another_method_is_refused_in_the_same_shape(server: TestServer) {
+        server.create_namespace("a").await;
+        for (method, path) in [
+            (Method::GET, "/v1/namespace/a/describe"),
+            (Method::POST, "/v1/namespace/a/list"),
+            (Method::PUT, "/v1/namespace/a/create"),
+            (Method::DELETE, "/v1/namespace/a/drop"),
+            (Method::PATCH, "/v1/table/a$t/describe"),
+            (Method::POST, "/healthz"),
+        ] {
+            assert_refused(&server.send(server.request(method, path)).await);
+        }
+        server.post_empty("/v1/namespace/a/exists").await.ok();
+    }
+}
+
+both! {
+    /// A trailing slash is another dialect's route: never a redirect, which clients follow with
+    /// another method.
+    async fn a_trailing_slash_is_no_redirect(server: TestServer) {
+        for path in [
+            "/v1/table/t/describe/",
+            "/v1/namespace/a/create/",
+            "/v1/table//describe",
+        ] {
+            let reply = server.post(path, json!({})).await;
+            assert!(
+                !(300..400).contains(&reply.status),
+                "{path}: {}",
+                reply.status
+            );
+            assert_refused(&reply);
+        }
+    }
+}
+
+both! {
+    async fn a_body_that_is_no_object_is_refused(server: TestServer) {
+        server.with_table("a$t", 3).await;
+        let before = server.snapshot().await;
+        let mut paths: Vec<String> = ["create", "describe", "exists", "drop"]
+            .map(|operation| namespace("a", operation))
+            .to_vec();
+        paths.extend(
+            [
+                "declare",
+                "register",
+                "describe",
+                "exists",
+                "deregister",
+                "rename",
+                "count_rows",
+                "query",
+                "version/describe",
+                "commit",
+            ]
+            .map(|operation| table("a$t", operation)),
+        );
+        for path in paths {
+            for body in NO_OBJECTS {
+                let request = server
+                    .request(Method::POST, &path)
+                    .header("content-type", "application/json")
+                    .body(body);
+                assert_error(&server.send(request).await, 400, INVALID_INPUT);
+            }
+        }
+        server.assert_unchanged(&before, "bodies of no sense").await;
+    }
+}
+
+both! {
+    async fn a_body_nested_without_end_is_refused(server: TestServer) {
+        let deep = format!(
+            "{{\"properties\": {}{}}}",
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        let request = server
+            .request(Method::POST, "/v1/namespace/a/create")
+            .header("content-type", "application/json")
+            .body(deep);
+        assert_error(&server.send(request).await, 400, INVALID_INPUT);
+        server.get("/healthz").await.ok();
+    }
+}
+
+both! {
+    /// Clients send `identity` and `context` everywhere, and newer ones fields we do not know.
+    async fn fields_of_other_concern_are_no_error(server: TestServer) {
+        let body = json!({
+            "identity": {"api_key": "k", "auth_token": null}, "context": {"header.x": "y"},
+            "from_the_future": [1],
+        });
+        server
+            .post("/v1/namespace/a/create", body.clone())
+            .await
+            .ok();
+        server
+            .post("/v1/table/a$t/declare", body.clone())
+            .await
+            .ok();
+        server
+            .post("/v1/table/a$t/describe", body.clone())
+            .await
+            .ok();
+        server
+            .post("/v1/table/a$t/deregister", body.clone())
+            .await
+            .ok();
+        server.post("/v1/namespace/a/drop", body).await.ok();
+    }
+}
+
+both! {
+    /// What the spec has and this server not yet says so, by name: 406 and code 0, never a 500.
+    async fn what_is_not_served_says_so(server: TestServer) {
+        server.with_table("ns$t", 3).await;
+        let before = server.snapshot().await;
+        let served = server.served().await;
+        for operation in upstream::operations(&upstream::document()) {
+            if served.contains(&operation.id) {
+                continue;
+            }
+            let path = operation.path.replace("{index_name}", "i");
+            let path = if path.contains("/transaction/") {
+                path.replace("{id}", "x")
+            } else {
+                path.replace("{id}", "ns$t")
+            };
+            let method = Method::from_bytes(operation.method.as_bytes()).expect("a method");
+            let empty = server.request(method.clone(), &path);
+            let json = server.request(method, &path).json(&json!({}));
+            for request in [empty, json] {
+                let reply = server.send(request).await;
+                assert_error(&reply, 406, UNSUPPORTED);
+                let whole = reply.text();
+                assert!(
+                    whole.contains(&operation.id),
+                    "{} is not named: {whole}",
+                    operation.id
+                );
+            }
+        }
+        server.assert_unchanged(&before, "what is not served").await;
+    }
+}
+
+both! {
+    async fn every_answer_carries_the_request_id(server: TestServer) {
+        let request = server
+            .request(Method::POST, "/v1/namespace/nope/describe")
+            .header("x-request-id", "my-own-id");
+        assert_eq!(
+            server.send(request).await.header("x-request-id"),
+            Some("my-own-id")
+        );
+        let mut seen = BTreeSet::new();
+        for path in [
+            "/healthz",
+            "/v1/table",
+            "/nowhere",
+            "/v1/namespace/nope/list",
+        ] {
+            let id = server
+                .get(path)
+                .await
+                .header("x-request-id")
+                .map(str::to_string);
+            assert!(
+                seen.insert(id.expect("an id")),
+                "an id of {path} came before"
+            );
+        }
+    }
+}
+
+both! {
+    /// Text from the outside is repeated as text, if at all.
+    async fn an_error_is_json_whatever_it_repeats(server: TestServer) {
+        for name in ["%22%7D", "%3Cscript%3E", "%5Cn", "%7B0%7D"] {
+            let reply = server.post_empty(&namespace(name, "describe")).await;
+            assert_error(&reply, 404, NAMESPACE_NOT_FOUND);
+            let kind = reply.header("content-type").unwrap_or_default();
+            assert!(kind.starts_with("application/json"), "{kind}");
+        }
+    }
+}
+
+both! {
+    /// A body of JSON where Arrow is due, and the reverse.
+    async fn bodies_of_the_wrong_kind_are_refused(server: TestServer) {
+        server.with_table("a$t", 3).await;
+        let before = server.snapshot().await;
+        for operation in ["insert", "create?mode=overwrite", "fragments"] {
+            let reply = server
+                .post(&table("a$t", operation), json!({"a": [1]}))
+                .await;
+            assert_error(&reply, 400, INVALID_INPUT);
+        }
+        let stream = ipc(&[batch_ab(0..2)]);
+        for operation in ["commit", "rename", "query"] {
+            let reply = server
+                .post_arrow(&table("a$t", operation), stream.clone())
+                .await;
+            assert_error(&reply, 400, INVALID_INPUT);
+        }
+        server
+            .assert_unchanged(&before, "bodies of the wrong kind")
+            .await;
+    }
+}
+
+both! {
+    /// The table's folder is gone: whatever the server makes of it, it keeps its paths to itself.
+    async fn a_broken_table_shows_no_paths(server: TestServer) {
+        let location = server.with_table("ns$t", 3).await;
+        std::fs::remove_dir_all(foreign::folder(&location)).expect("the table's folder");
+        let home = server.home().display().to_string();
+        let path = table("ns$t", "describe?load_detailed_metadata=true");
+        let replies = [
+            server.post_empty(&path).await,
+            server.post_empty(&table("ns$t", "count_rows")).await,
+            server
+                .post(&table("ns$t", "count_rows"), json!({"version": 1}))
+                .await,
+            server.get(&table("ns$t", "fragments")).await,
+            server
+                .post_arrow(&table("ns$t", "insert"), ipc(&[batch_ab(0..2)]))
+                .await,
+        ];
+        for reply in replies.iter().filter(|reply| reply.status >= 400) {
+            let shown = reply.text();
+            assert!(!shown.contains(&home), "{shown}");
+            assert!(
+                reply.body["code"].is_u64() && reply.body["error"].is_string(),
+                "{shown}"
+            );
+        }
+        server.get("/healthz").await.ok();
+    }
+}

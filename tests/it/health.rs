@@ -1,0 +1,194 @@
+//! Liveness, readiness, capabilities, the pages, and a stop that loses nothing.
+
+use std::time::Duration;
+
+use futures::SinkExt;
+use futures::channel::mpsc;
+use reqwest::Body;
+use serde_json::json;
+
+use crate::support::batches::{batch_ab, ipc};
+use crate::support::code::*;
+use crate::support::{Backend, TestServer, assert_error_in, foreign, table};
+
+both! {
+    async fn a_fresh_server_is_healthy_and_ready(server: TestServer) {
+        server.get("/healthz").await.ok();
+        server.get("/readyz").await.ok();
+    }
+}
+
+/// Ready means that the database answers; alive does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_database_a_server_is_not_ready() {
+    let Some(server) = TestServer::spawn(Backend::Postgres).await else {
+        return;
+    };
+    server.get("/readyz").await.ok();
+    server.database().remove().await;
+    let reply = server.get("/readyz").await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    let text = reply.text().to_lowercase();
+    assert!(text.contains("database"), "which one? {text}");
+    server.get("/healthz").await.ok();
+    let reply = server.post_empty("/v1/namespace/a/create").await;
+    assert!(reply.status >= 500, "{}", reply.text());
+    assert!(!reply.text().contains("postgres://"), "{}", reply.text());
+}
+
+both! {
+    /// Ready means that the storage answers, too. Its folder became a file.
+    async fn without_its_storage_a_server_is_not_ready(server: TestServer) {
+        server.get("/readyz").await.ok();
+        std::fs::remove_dir_all(server.lake()).expect("the lake's folder");
+        std::fs::write(server.lake(), "no folder").expect("a file in its place");
+        let reply = server.get("/readyz").await;
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        let text = reply.text().to_lowercase();
+        assert!(text.contains("storage"), "which one? {text}");
+        assert!(
+            !text.contains(&server.home().display().to_string().to_lowercase()),
+            "{text}"
+        );
+        server.get("/healthz").await.ok();
+        std::fs::remove_file(server.lake()).expect("the file");
+        std::fs::create_dir_all(server.lake()).expect("the lake's folder");
+        server.get("/readyz").await.ok();
+    }
+}
+
+both! {
+    async fn capabilities_name_what_is_served(server: TestServer) {
+        let served = server.served().await;
+        for operation in [
+            "CreateNamespace",
+            "ListNamespaces",
+            "DescribeNamespace",
+            "DropNamespace",
+            "NamespaceExists",
+            "DeclareTable",
+            "RegisterTable",
+            "DescribeTable",
+            "TableExists",
+            "ListTables",
+            "ListAllTables",
+            "DropTable",
+            "DeregisterTable",
+            "RenameTable",
+            "ListTableVersions",
+            "DescribeTableVersion",
+            "CreateTable",
+            "InsertIntoTable",
+            "UploadFragments",
+            "ListFragments",
+            "ReadFragment",
+            "UploadFragmentColumns",
+            "CommitTable",
+            "ListUploads",
+            "AbortUpload",
+            "QueryTable",
+            "CountTableRows",
+        ] {
+            assert!(
+                served.contains(operation),
+                "{operation} is missing: {served:?}"
+            );
+        }
+        let capabilities = server.get("/v1/capabilities").await.ok().to_string();
+        assert!(
+            capabilities.contains(env!("CARGO_PKG_VERSION")),
+            "{capabilities}"
+        );
+    }
+}
+
+both! {
+    async fn the_page_is_served(server: TestServer) {
+        let reply = server.get("/docs").await;
+        let reply = match reply.header("location").map(str::to_string) {
+            Some(location) => {
+                let path = location.trim_start_matches(server.base()).to_string();
+                let path = if path.starts_with('/') {
+                    path
+                } else {
+                    format!("/{path}")
+                };
+                server.get(&path).await
+            }
+            None => reply,
+        };
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let kind = reply.header("content-type").unwrap_or_default();
+        assert!(kind.starts_with("text/html"), "{kind}");
+    }
+}
+
+both! {
+    /// A running upload is finished when the server is asked to stop; nothing new is begun.
+    async fn a_stop_waits_for_what_is_running(server: TestServer) {
+        let mut server = server;
+        let location = server.with_table("ns$t", 3).await;
+        let stream = ipc(&[batch_ab(3..1_000), batch_ab(1_000..2_000)]);
+        let (first, second) = stream.split_at(stream.len() / 2);
+        let (mut sender, receiver) = mpsc::channel::<Result<Vec<u8>, std::io::Error>>(4);
+        let body = Body::wrap_stream(receiver);
+        let request = server.arrow_request(&table("ns$t", "insert")).body(body);
+        let upload = tokio::spawn(request.send());
+        sender
+            .send(Ok(first.to_vec()))
+            .await
+            .expect("the first half");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.begin_shutdown();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        sender
+            .send(Ok(second.to_vec()))
+            .await
+            .expect("the second half");
+        drop(sender);
+        let response = upload.await.expect("a task").expect("an answer");
+        assert_eq!(response.status(), 200);
+        drop(response);
+        assert!(server.wait_until_down(), "the server does not stop");
+        assert_eq!(foreign::values(&location).await.len(), 2_000);
+    }
+}
+
+both! {
+    /// A client that never finishes does not keep the server alive past its grace time.
+    async fn a_stop_does_not_wait_for_ever(server: TestServer) {
+        let mut server = server;
+        let location = server.with_table("ns$t", 3).await;
+        let stream = ipc(&[batch_ab(3..1_000)]);
+        let (mut sender, receiver) = mpsc::channel::<Result<Vec<u8>, std::io::Error>>(4);
+        let body = Body::wrap_stream(receiver);
+        let request = server.arrow_request(&table("ns$t", "insert")).body(body);
+        let upload = tokio::spawn(request.send());
+        let half = stream[..stream.len() / 2].to_vec();
+        sender.send(Ok(half)).await.expect("the first half");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.begin_shutdown();
+        assert!(server.wait_until_down(), "the server does not stop");
+        drop(sender);
+        let _ = upload.await;
+        assert_eq!(foreign::values(&location).await, [0, 1, 2]);
+    }
+}
+
+/// Where the catalog is lost in the middle, nothing pretends to have worked, and nobody is told
+/// that it was the client's fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_catalog_is_not_a_client_error() {
+    let Some(server) = TestServer::spawn(Backend::Postgres).await else {
+        return;
+    };
+    server.with_table("ns$t", 3).await;
+    let upload = server.upload("ns$t", &batch_ab(3..4)).await;
+    server.database().remove().await;
+    let body = json!({
+        "operation": "append", "read_version": 1, "uploads": [upload["upload_id"]],
+    });
+    let reply = server.commit("ns$t", body).await;
+    assert!([500, 503].contains(&reply.status), "{}", reply.text());
+    assert_error_in(&reply, reply.status, &[INTERNAL, SERVICE_UNAVAILABLE]);
+}

@@ -1,0 +1,34 @@
+//! Black-box tests: real servers, spoken to over HTTP, on SQLite and on PostgreSQL.
+//!
+//! One file per capability. PostgreSQL is named by `TILTYARD_TEST_POSTGRES` and the Python of the
+//! client scripts by `TILTYARD_TEST_PYTHON`; without them those tests fail in CI and are skipped,
+//! with a printed line, elsewhere.
+
+// Futures over Lance's own futures are deep types.
+#![recursion_limit = "512"]
+
+#[macro_use]
+mod support;
+
+mod adoption;
+mod arrow_bodies;
+mod clients;
+mod columns;
+mod command_line;
+mod commit_races;
+mod commits;
+mod distributed;
+mod errors;
+mod health;
+mod ids;
+mod limits;
+mod locations;
+mod migrations;
+mod namespaces;
+mod openapi;
+mod pagination;
+mod query;
+mod rows;
+mod tables;
+mod tidy;
+mod versions;

@@ -1,0 +1,76 @@
+//! Another program with access to the storage: Lance straight on a location, past the server.
+
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use serde_json::Value;
+
+use super::batches;
+
+/// The folder behind the location of a table on local storage.
+pub fn folder(location: &str) -> PathBuf {
+    Path::new(location.trim_start_matches("file://")).to_path_buf()
+}
+
+pub async fn open(location: &str) -> Dataset {
+    let dataset = Box::pin(Dataset::open(location)).await;
+    dataset.unwrap_or_else(|error| panic!("Lance does not open {location}: {error}"))
+}
+
+/// Makes the first version of a table.
+pub async fn create(location: &str, rows: RecordBatch) -> u64 {
+    write(location, rows, WriteMode::Create).await
+}
+
+pub async fn append(location: &str, rows: RecordBatch) -> u64 {
+    write(location, rows, WriteMode::Append).await
+}
+
+pub async fn overwrite(location: &str, rows: RecordBatch) -> u64 {
+    write(location, rows, WriteMode::Overwrite).await
+}
+
+async fn write(location: &str, rows: RecordBatch, mode: WriteMode) -> u64 {
+    let params = WriteParams { mode, ..WriteParams::default() };
+    let insert = InsertBuilder::new(location).with_params(&params);
+    let dataset = Box::pin(insert.execute(vec![rows])).await;
+    dataset.expect("a foreign write").version().version
+}
+
+/// Writes data files and commits nothing; gives the fragments as Lance's own JSON.
+pub async fn fragments(location: &str, rows: RecordBatch) -> Vec<Value> {
+    let params = WriteParams { mode: WriteMode::Append, ..WriteParams::default() };
+    let insert = InsertBuilder::new(location).with_params(&params);
+    let transaction = Box::pin(insert.execute_uncommitted(vec![rows])).await;
+    let fragments = match transaction.expect("a foreign write").operation {
+        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => fragments,
+        other => panic!("a write gave {other:?}"),
+    };
+    let fragments = fragments.iter().map(serde_json::to_value);
+    fragments.collect::<Result<_, _>>().expect("fragments as JSON")
+}
+
+/// Deletes rows; they stay in the data files.
+pub async fn delete(location: &str, predicate: &str) -> u64 {
+    let mut dataset = open(location).await;
+    let deleted = Box::pin(dataset.delete(predicate)).await;
+    deleted.expect("a foreign delete");
+    dataset.version().version
+}
+
+/// All rows of the newest version.
+pub async fn rows(location: &str) -> RecordBatch {
+    let dataset = open(location).await;
+    let scan = dataset.scan();
+    Box::pin(scan.try_into_batch()).await.expect("a foreign scan")
+}
+
+/// Column `a` of the newest version, sorted.
+pub async fn values(location: &str) -> Vec<i32> {
+    let mut values = batches::int_values(&[rows(location).await], "a");
+    values.sort_unstable();
+    values
+}

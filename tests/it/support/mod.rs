@@ -1,0 +1,50 @@
+//! A real server for each test, and the words in which the tests speak to it.
+//!
+//! A test is a client: it speaks HTTP, and at most looks at the files of the lake or opens a table
+//! with Lance itself, as any other program with access to the storage could.
+
+pub mod bad_arrow;
+pub mod batches;
+pub mod code;
+mod database;
+pub mod foreign;
+pub mod raw;
+mod reply;
+mod server;
+mod steps;
+pub mod upstream;
+
+pub use database::Database;
+pub use reply::{Reply, assert_error, assert_error_in, assert_refused};
+pub use server::{Backend, TestServer, files_under};
+pub use steps::{enc, namespace, table, text};
+
+/// Expands one body into a module with two tests: `name::sqlite` and `name::postgres`.
+///
+/// Without a PostgreSQL server the second fails where `CI` is set, and elsewhere prints that it was
+/// skipped.
+macro_rules! both {
+    ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn body($server: $crate::support::TestServer) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let server = $crate::support::TestServer::spawn($crate::support::Backend::Sqlite);
+                body(server.await.expect("SQLite is always there")).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let server = $crate::support::TestServer::spawn($crate::support::Backend::Postgres);
+                if let Some(server) = server.await {
+                    body(server).await;
+                }
+            }
+        }
+    };
+}

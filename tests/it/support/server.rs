@@ -1,0 +1,320 @@
+//! One running server: its own folder, database, port and threads.
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::Value;
+use tempfile::TempDir;
+use tiltyard::config::Settings;
+use tokio::sync::oneshot;
+
+use super::{Database, Reply};
+
+pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+const START_LIMIT: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+type Configure = Box<dyn Fn(&mut Settings) + Send + Sync>;
+
+/// The real `server::run` on threads of its own, taken down when dropped.
+pub struct TestServer {
+    base: String,
+    client: Client,
+    running: Running,
+    configure: Configure,
+    database: Database,
+    home: TempDir,
+}
+
+impl TestServer {
+    /// `None` when there is no server for `backend`, which [`Database::create`] has then said.
+    pub async fn spawn(backend: Backend) -> Option<Self> {
+        Self::spawn_with(backend, |_| {}).await
+    }
+
+    /// As [`Self::spawn`]; `configure` may change the settings, which already name the fresh
+    /// database and the fresh lake.
+    pub async fn spawn_with(
+        backend: Backend,
+        configure: impl Fn(&mut Settings) + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let home = TempDir::with_prefix("tiltyard-it-").expect("a temporary folder");
+        let database = Database::create(backend, home.path()).await?;
+        let configure: Configure = Box::new(configure);
+        let running = Running::start(settings(&home, &database, configure.as_ref()));
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(180))
+            .build()
+            .expect("an HTTP client");
+        let mut server =
+            Self { base: running.base.clone(), client, running, configure, database, home };
+        server.wait_until_up().await;
+        Some(server)
+    }
+
+    /// Stops the server and starts it again on the same database and lake.
+    pub async fn restart(&mut self) {
+        assert!(self.running.stop(), "the server did not stop");
+        self.running =
+            Running::start(settings(&self.home, &self.database, self.configure.as_ref()));
+        self.base = self.running.base.clone();
+        self.wait_until_up().await;
+    }
+
+    async fn wait_until_up(&mut self) {
+        let started = Instant::now();
+        let url = format!("{}/healthz", self.base);
+        loop {
+            if let Ok(response) = self.client.get(&url).send().await
+                && response.status() == 200
+            {
+                return;
+            }
+            self.running.fail_if_ended();
+            assert!(started.elapsed() < START_LIMIT, "the server is not up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `http://host:port`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The folder that holds the lake; whatever else is in it is outside the storage root.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The storage root.
+    pub fn lake(&self) -> PathBuf {
+        self.home.path().join("lake")
+    }
+
+    /// Every file under the storage root.
+    pub fn files(&self) -> Vec<PathBuf> {
+        files_under(&self.lake())
+    }
+
+    /// Asks the server to stop, as SIGTERM does.
+    pub fn begin_shutdown(&mut self) {
+        self.running.shutdown = None;
+    }
+
+    /// Waits for the end of a shutdown; false when it takes too long.
+    pub fn wait_until_down(&mut self) -> bool {
+        self.running.stop()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> Reply {
+        let request = request.build().expect("a request");
+        let url = request.url().to_string();
+        let path = url.trim_start_matches(&self.base).to_string();
+        let body = request.body().and_then(|body| body.as_bytes());
+        let body = body.filter(|body| body.len() < 64_000).unwrap_or_default();
+        let mut said = format!("{} {}", decoded(&url), String::from_utf8_lossy(body));
+        for value in request.headers().values() {
+            said.push_str(value.to_str().unwrap_or_default());
+        }
+        let response = self.client.execute(request).await;
+        let response = response.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        assert!(headers.contains_key("x-request-id"), "{path}: no x-request-id");
+        let raw = response.bytes().await;
+        let raw = raw.unwrap_or_else(|error| panic!("{path}: the body broke off: {error:?}"));
+        let kind = headers.get("content-type").map(|kind| kind.as_bytes());
+        let is_json = kind.is_some_and(|kind| kind.starts_with(b"application/json"));
+        let body = if is_json && !raw.is_empty() {
+            serde_json::from_slice(&raw).unwrap_or_else(|error| panic!("{path}: {error}"))
+        } else {
+            Value::Null
+        };
+        Reply {
+            status,
+            headers,
+            body,
+            raw: raw.to_vec(),
+            path,
+            said,
+            home: self.home.path().display().to_string(),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Reply {
+        self.send(self.request(Method::POST, path).json(&body)).await
+    }
+
+    /// Neither body nor content type.
+    pub async fn post_empty(&self, path: &str) -> Reply {
+        self.send(self.request(Method::POST, path)).await
+    }
+
+    pub async fn post_arrow(&self, path: &str, stream: Vec<u8>) -> Reply {
+        self.send(self.arrow_request(path).body(stream)).await
+    }
+
+    /// An Arrow upload that still waits for its body.
+    pub fn arrow_request(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path).header("content-type", ARROW_STREAM)
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let stopped = self.running.stop();
+        self.database.remove_blocking();
+        assert!(
+            stopped || std::thread::panicking(),
+            "the server did not stop within {STOP_LIMIT:?}"
+        );
+    }
+}
+
+fn settings(
+    home: &TempDir,
+    database: &Database,
+    configure: &(dyn Fn(&mut Settings) + Send + Sync),
+) -> Settings {
+    let lake = home.path().join("lake");
+    std::fs::create_dir_all(&lake).expect("the lake's folder");
+    let mut settings = Settings {
+        listen: "127.0.0.1:0".to_string(),
+        database: database.url().to_string(),
+        storage_root: lake.display().to_string(),
+        grace: GRACE,
+        ..Settings::default()
+    };
+    configure(&mut settings);
+    settings
+}
+
+struct Running {
+    base: String,
+    /// Dropping it asks the server to stop.
+    shutdown: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(settings: Settings) -> Self {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        socket.set_nonblocking(true).expect("a non-blocking socket");
+        let base = format!("http://{}", socket.local_addr().expect("an address"));
+        let (shutdown, signal) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let outcome = runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(socket).expect("a listener");
+                let stopped = async move {
+                    let _ = signal.await;
+                };
+                tiltyard::server::run(settings, listener, stopped).await
+            });
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            if let Err(error) = outcome {
+                panic!("the server ended with an error: {error:?}");
+            }
+        });
+        Self { base, shutdown: Some(shutdown), thread: Some(thread) }
+    }
+
+    fn fail_if_ended(&mut self) {
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            let ended = self.thread.take().map(JoinHandle::join);
+            panic!("the server ended while starting: {ended:?}");
+        }
+    }
+
+    /// True when the server has ended in time and without a panic.
+    fn stop(&mut self) -> bool {
+        self.shutdown = None;
+        let Some(thread) = self.thread.take() else {
+            return true;
+        };
+        let asked = Instant::now();
+        while !thread.is_finished() {
+            if asked.elapsed() > STOP_LIMIT {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        thread.join().is_ok()
+    }
+}
+
+/// A URL with its percent-encoding undone.
+fn decoded(url: &str) -> String {
+    let mut bytes = Vec::with_capacity(url.len());
+    let mut rest = url.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let hex = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match hex {
+            Some(hex) if byte == b'%' => {
+                bytes.push(hex);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Every file under `folder`, sorted; none when there is no such folder.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
