@@ -2,20 +2,29 @@
 //!
 //! A stream is taken apart into its messages here, and each is checked before Arrow's decoder sees
 //! it: the decoder trusts lengths, and a message that lies about them would cost a panic or the
-//! machine's memory. At most one message is held at a time.
+//! machine's memory.
+//!
+//! Memory: no batch has more than `max_batch_bytes`, packed or unpacked, nor have the dictionaries
+//! of one stream together. An upload holds several batches at once, though: the one that arrives,
+//! its unpacked copy when it is compressed or badly aligned, one that waits for room, two that wait
+//! for the writer, and what the writer works on. A client that sends batches as large as it may thus
+//! costs some six times that many bytes, and clients that send small ones very little.
 
-use std::io::Write;
+use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, downcast_dictionary_array};
 use arrow::buffer::{Buffer, MutableBuffer};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::cast;
+use arrow::datatypes::{ArrowNativeType, DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
-use arrow_ipc::{BodyCompression, Message, MessageHeader};
+use arrow_ipc::{CompressionType, Message, MessageHeader};
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
@@ -37,8 +46,19 @@ pub const FILE_TYPE: &str = "application/vnd.apache.arrow.file";
 
 /// What every message starts with.
 const CONTINUATION_MARKER: [u8; 4] = [0xff; 4];
-/// The largest description of a message: a schema of some hundred thousand columns.
+/// The largest description of a message.
 const MAX_METADATA_BYTES: usize = 64 << 20;
+/// The most rows of a batch. Rows may take no bytes at all, so that bytes do not bound them.
+const MAX_BATCH_ROWS: i64 = 16 << 20;
+/// What an entry of a column counts for at least, nested ones too: a writer notes that much about
+/// each, be it a null without any bytes.
+const ENTRY_BYTES: u64 = 2;
+/// The most columns of a table, nested ones counted.
+const MAX_FIELDS: usize = 10_000;
+/// How deep columns may be nested.
+const MAX_DEPTH: usize = 64;
+/// The most that the values of fixed width take in one row: readers reserve it for many rows.
+const MAX_ROW_BYTES: u64 = 16 << 20;
 /// How many decoded batches may wait for the writer.
 const BATCHES_AHEAD: usize = 2;
 /// How much of a refused body is still read, so that the client gets to see the answer.
@@ -75,20 +95,25 @@ impl ArrowBody {
             loop {
                 let next = decoder.next_batch().await;
                 let last = !matches!(next, Ok(Some(_)));
-                if let Some(item) = next.transpose()
-                    && sender.send(item).await.is_err()
-                {
-                    break;
-                }
-                if last {
+                if sender.send(next).await.is_err() || last {
                     break;
                 }
             }
         });
-        let stream = futures::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|item| (item, receiver))
+        // The end is sent as well: a task that died must not look like the end of the rows.
+        let stream = futures::stream::unfold(Some(receiver), |receiver| async move {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Some(Ok(Some(batch))) => Some((Ok(batch), Some(receiver))),
+                Some(Ok(None)) => None,
+                Some(Err(error)) => Some((Err(error), None)),
+                None => {
+                    let error = Error::internal("reading an upload", "its task has ended early");
+                    Some((Err(error), None))
+                }
+            }
         });
-        Ok(Batches { schema, stream: stream.boxed() })
+        Ok(Batches { schema, stream: stream.fuse().boxed() })
     }
 
     /// Reads the body to its end without looking at it.
@@ -165,6 +190,8 @@ struct Decoder {
     chunk: Bytes,
     arrow: StreamDecoder,
     max_batch_bytes: u64,
+    /// The bytes of each dictionary. Arrow keeps them all until the end of the stream.
+    dictionaries: HashMap<i64, u64>,
 }
 
 /// A message, or the marker that ends a stream.
@@ -175,7 +202,13 @@ enum Frame {
 
 impl Decoder {
     fn new(chunks: Chunks, max_batch_bytes: u64) -> Self {
-        Self { chunks, chunk: Bytes::new(), arrow: StreamDecoder::new(), max_batch_bytes }
+        Self {
+            chunks,
+            chunk: Bytes::new(),
+            arrow: StreamDecoder::new(),
+            max_batch_bytes,
+            dictionaries: HashMap::new(),
+        }
     }
 
     async fn read_schema(&mut self) -> Result<SchemaRef> {
@@ -190,9 +223,12 @@ impl Decoder {
                 }
                 self.decode(message)?;
                 self.decode(marker())?;
-                self.arrow
+                let schema = self
+                    .arrow
                     .schema()
-                    .ok_or_else(|| Error::invalid_input("the Arrow stream has no schema"))
+                    .ok_or_else(|| Error::invalid_input("the Arrow stream has no schema"))?;
+                check_schema(&schema)?;
+                Ok(schema)
             }
         }
     }
@@ -202,11 +238,12 @@ impl Decoder {
             match self.frame().await? {
                 Frame::EndOfStream => return self.expect_end().await.map(|()| None),
                 Frame::Message(message) => {
-                    check_message(&message, self.max_batch_bytes)?;
+                    self.check(&message)?;
                     // The marker was given to Arrow with the message before.
                     let batch = self.decode(message.slice(4))?;
                     let late = self.decode(marker())?;
                     if let Some(batch) = batch.or(late) {
+                        check_shared(&batch, self.max_batch_bytes)?;
                         return Ok(Some(batch));
                     }
                 }
@@ -214,23 +251,51 @@ impl Decoder {
         }
     }
 
-    /// Arrow's decoder is written for honest input: what it says by a panic is bad input too.
+    /// Checks a batch, or a dictionary and all the dictionaries with it.
+    fn check(&mut self, message: &[u8]) -> Result<()> {
+        let metadata_end =
+            8 + u32::from_le_bytes([message[4], message[5], message[6], message[7]]) as usize;
+        let header = parse(&message[8..metadata_end])?;
+        let body = &message[metadata_end..];
+        if header.header_type() == MessageHeader::Schema {
+            return Err(Error::invalid_input("the Arrow stream has a second schema"));
+        }
+        if let Some(batch) = header.header_as_record_batch() {
+            return check_batch(batch, body, self.max_batch_bytes).map(drop);
+        }
+        let dictionary = header.header_as_dictionary_batch();
+        let Some((dictionary, values)) = dictionary.and_then(|it| Some((it, it.data()?))) else {
+            return Err(Error::invalid_input(
+                "the Arrow stream holds a message that is not a batch",
+            ));
+        };
+        let bytes = check_batch(values, body, self.max_batch_bytes)?;
+        self.keep_dictionary(dictionary.id(), dictionary.isDelta(), bytes)
+    }
+
+    fn keep_dictionary(&mut self, id: i64, is_delta: bool, bytes: u64) -> Result<()> {
+        let kept = self.dictionaries.entry(id).or_default();
+        *kept = if is_delta { kept.saturating_add(bytes) } else { bytes };
+        let all = self.dictionaries.values().fold(0, |all: u64, bytes| all.saturating_add(*bytes));
+        if all > self.max_batch_bytes {
+            return Err(Error::invalid_input(format!(
+                "the dictionaries of the Arrow stream have {all} bytes; at most {} are taken, so \
+                 send the columns as plain values",
+                self.max_batch_bytes
+            )));
+        }
+        Ok(())
+    }
+
     fn decode(&mut self, mut buffer: Buffer) -> Result<Option<RecordBatch>> {
         let arrow = &mut self.arrow;
-        let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        guarded(|| {
             let mut batch = None;
             while !buffer.is_empty() {
-                batch = arrow.decode(&mut buffer)?.or(batch);
+                batch = arrow.decode(&mut buffer).map_err(unreadable)?.or(batch);
             }
-            Ok::<_, arrow::error::ArrowError>(batch)
-        }));
-        match decoded {
-            Ok(Ok(batch)) => Ok(batch),
-            Ok(Err(error)) => {
-                Err(Error::invalid_input(format!("the Arrow stream cannot be read: {error}")))
-            }
-            Err(_) => Err(Error::invalid_input("the Arrow stream cannot be read: it is malformed")),
-        }
+            Ok(batch)
+        })
     }
 
     /// Reads one message whole: marker, length, description, body.
@@ -340,65 +405,232 @@ fn parse(metadata: &[u8]) -> Result<Message<'_>> {
     })
 }
 
-/// Checks every length that a message claims against the bytes that came.
-fn check_message(message: &[u8], max_batch_bytes: u64) -> Result<()> {
-    let metadata_end =
-        8 + u32::from_le_bytes([message[4], message[5], message[6], message[7]]) as usize;
-    let header = parse(&message[8..metadata_end])?;
-    let body = &message[metadata_end..];
-    let batch = match header.header_type() {
-        MessageHeader::RecordBatch => header.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => {
-            header.header_as_dictionary_batch().and_then(|dictionary| dictionary.data())
-        }
-        MessageHeader::Schema => {
-            return Err(Error::invalid_input("the Arrow stream has a second schema"));
-        }
-        _ => None,
-    };
-    let lies = || Error::invalid_input("a record batch lies about its lengths");
-    let Some(batch) = batch else {
-        return Err(Error::invalid_input("the Arrow stream holds a message that is not a batch"));
-    };
-    // Columns of nulls take no bytes, so that rows alone could be claimed without end.
-    let rows_fit = (0..=i64::from(i32::MAX)).contains(&batch.length());
-    let nodes_fit = batch.nodes().iter().flatten().all(|node| {
-        (0..=i64::from(i32::MAX) * 1024).contains(&node.length())
-            && (0..=node.length()).contains(&node.null_count())
-    });
-    if !rows_fit || !nodes_fit {
-        return Err(lies());
-    }
+/// Decoders are written for honest input: what they say by a panic is bad input too.
+fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+        Err(Error::invalid_input("the Arrow stream cannot be read: it is malformed"))
+    })
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::invalid_input(format!("the Arrow stream cannot be read: {error}"))
+}
+
+fn lies() -> Error {
+    Error::invalid_input("a record batch lies about its lengths")
+}
+
+fn too_large(bytes: u64, max_batch_bytes: u64) -> Error {
+    Error::invalid_input(format!(
+        "a record batch has {bytes} bytes uncompressed; at most {max_batch_bytes} are taken in one \
+         batch, so send more and smaller ones"
+    ))
+}
+
+/// Checks every length that a batch claims against the bytes that came. Gives the bytes that it
+/// has once it is decoded.
+fn check_batch(batch: arrow_ipc::RecordBatch<'_>, body: &[u8], max_bytes: u64) -> Result<u64> {
+    let entries = check_entries(&batch)?;
+    let compression = batch.compression().map(|compression| compression.codec());
+    let mut buffers = Vec::new();
     let mut expanded: u64 = 0;
     for buffer in batch.buffers().iter().flatten() {
         let start = usize::try_from(buffer.offset()).map_err(|_| lies())?;
         let length = usize::try_from(buffer.length()).map_err(|_| lies())?;
         let end = start.checked_add(length).ok_or_else(lies)?;
         let bytes = body.get(start..end).ok_or_else(lies)?;
-        expanded = expanded.saturating_add(expanded_bytes(bytes, batch.compression())?);
+        let claimed = if compression.is_some() { claimed_bytes(bytes)? } else { None };
+        expanded = expanded.saturating_add(claimed.unwrap_or(length as u64));
+        buffers.extend(claimed.map(|claimed| (bytes, claimed)));
     }
-    if expanded > max_batch_bytes {
+    let bytes = expanded.max(entries.saturating_mul(ENTRY_BYTES));
+    if bytes > max_bytes {
+        return Err(too_large(bytes, max_bytes));
+    }
+    if compression == Some(CompressionType::LZ4_FRAME) {
+        for (bytes, claimed) in buffers {
+            guarded(|| check_lz4(bytes, claimed))?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Checks what a batch says of its rows. Gives the number of entries of all columns together.
+fn check_entries(batch: &arrow_ipc::RecordBatch<'_>) -> Result<u64> {
+    let rows = batch.length();
+    if rows > MAX_BATCH_ROWS {
         return Err(Error::invalid_input(format!(
-            "a record batch has {expanded} bytes uncompressed; at most {max_batch_bytes} are taken \
-             in one batch, so send more and smaller ones"
+            "a record batch has {rows} rows; at most {MAX_BATCH_ROWS} are taken in one batch, so \
+             send more and smaller ones (in pyarrow: write_table(table, max_chunksize=…))"
+        )));
+    }
+    let mut entries = u64::try_from(rows).map_err(|_| lies())?;
+    for node in batch.nodes().iter().flatten() {
+        if !(0..=node.length()).contains(&node.null_count()) {
+            return Err(lies());
+        }
+        entries = entries.saturating_add(u64::try_from(node.length()).map_err(|_| lies())?);
+    }
+    Ok(entries)
+}
+
+/// How many bytes a buffer of a compressed batch says to have once it is decompressed: it starts
+/// with that number, or with -1 when its bytes are plain.
+fn claimed_bytes(buffer: &[u8]) -> Result<Option<u64>> {
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    let prefix: [u8; 8] = buffer.get(..8).and_then(|head| head.try_into().ok()).ok_or_else(lies)?;
+    match i64::from_le_bytes(prefix) {
+        -1 => Ok(None),
+        length => u64::try_from(length).map(Some).map_err(|_| lies()),
+    }
+}
+
+/// Unpacks a buffer into nothing. Arrow reads LZ4 to its end before it looks at what the buffer
+/// claimed; of ZSTD it takes no more than that by itself.
+fn check_lz4(buffer: &[u8], claimed: u64) -> Result<()> {
+    // Arrow does not unpack what is said to be empty.
+    if claimed == 0 {
+        return Ok(());
+    }
+    let packed = buffer.get(8..).ok_or_else(lies)?;
+    let unpacked = lz4_flex::frame::FrameDecoder::new(packed);
+    let length = std::io::copy(&mut unpacked.take(claimed.saturating_add(1)), &mut std::io::sink());
+    if length.map_err(unreadable)? == claimed { Ok(()) } else { Err(lies()) }
+}
+
+/// Values that share bytes, as views and the keys of a dictionary do, are written out one by one,
+/// so that they count one by one.
+fn check_shared(batch: &RecordBatch, max_bytes: u64) -> Result<()> {
+    let sizes = batch.columns().iter().map(|column| guarded(|| Ok(shared_bytes(column))));
+    let mut all: u64 = 0;
+    for size in sizes {
+        all = all.saturating_add(size?);
+    }
+    if all > max_bytes {
+        return Err(too_large(all, max_bytes));
+    }
+    Ok(())
+}
+
+/// The bytes of all values that may share theirs with others, nested ones included.
+fn shared_bytes(column: &dyn Array) -> u64 {
+    let all = |columns: &[Arc<dyn Array>]| {
+        columns.iter().fold(0, |all: u64, column| all.saturating_add(shared_bytes(column)))
+    };
+    match column.data_type() {
+        DataType::Utf8View => column.as_string_view().lengths().map(u64::from).sum(),
+        DataType::BinaryView => column.as_binary_view().lengths().map(u64::from).sum(),
+        DataType::Dictionary(..) => dictionary_bytes(column),
+        DataType::List(_) => shared_bytes(column.as_list::<i32>().values()),
+        DataType::LargeList(_) => shared_bytes(column.as_list::<i64>().values()),
+        DataType::FixedSizeList(..) => shared_bytes(column.as_fixed_size_list().values()),
+        DataType::Map(..) => all(column.as_map().entries().columns()),
+        DataType::Struct(_) => all(column.as_struct().columns()),
+        _ => 0,
+    }
+}
+
+fn dictionary_bytes(column: &dyn Array) -> u64 {
+    downcast_dictionary_array!(
+        column => {
+            let values = column.values();
+            let keys = column.keys().iter().flatten();
+            keys.fold(0, |all: u64, key| all.saturating_add(value_bytes(values, key.as_usize())))
+        }
+        _ => 0
+    )
+}
+
+/// The bytes of one value of a dictionary, which `check_schema` keeps from being nested.
+fn value_bytes(values: &dyn Array, index: usize) -> u64 {
+    let length = |length: usize| length as u64;
+    match values.data_type() {
+        DataType::Utf8 => length(values.as_string::<i32>().value(index).len()),
+        DataType::LargeUtf8 => length(values.as_string::<i64>().value(index).len()),
+        DataType::Utf8View => length(values.as_string_view().value(index).len()),
+        DataType::Binary => length(values.as_binary::<i32>().value(index).len()),
+        DataType::LargeBinary => length(values.as_binary::<i64>().value(index).len()),
+        DataType::BinaryView => length(values.as_binary_view().value(index).len()),
+        DataType::FixedSizeBinary(width) => u64::try_from(*width).unwrap_or(0),
+        other => length(other.primitive_width().unwrap_or(1)),
+    }
+}
+
+/// Refuses what no table should have: a table with such columns could not be read any more.
+fn check_schema(schema: &Schema) -> Result<()> {
+    let mut fields = 0;
+    let mut row: u64 = 0;
+    for field in schema.fields() {
+        row = row.saturating_add(row_bytes(field, 1, &mut fields)?);
+    }
+    if row > MAX_ROW_BYTES {
+        return Err(Error::TableSchemaValidation(format!(
+            "the columns take {row} bytes in each row; at most {MAX_ROW_BYTES} are taken"
         )));
     }
     Ok(())
 }
 
-/// How many bytes a buffer has once it is decompressed: a compressed buffer starts with that
-/// number, or with -1 when its bytes are plain.
-fn expanded_bytes(bytes: &[u8], compression: Option<BodyCompression<'_>>) -> Result<u64> {
-    let plain = bytes.len() as u64;
-    if compression.is_none() || bytes.is_empty() {
-        return Ok(plain);
+/// The bytes that the values of fixed width take in each row. `fields` counts the fields met.
+fn row_bytes(field: &Field, depth: usize, fields: &mut usize) -> Result<u64> {
+    let refused =
+        |why: String| Err(Error::TableSchemaValidation(format!("column '{}' {why}", field.name())));
+    *fields += 1;
+    if *fields > MAX_FIELDS {
+        return Err(Error::TableSchemaValidation(format!(
+            "the schema has more than {MAX_FIELDS} columns, nested ones counted"
+        )));
     }
-    let lies = || Error::invalid_input("a record batch lies about its lengths");
-    let prefix: [u8; 8] = bytes.get(..8).and_then(|head| head.try_into().ok()).ok_or_else(lies)?;
-    match i64::from_le_bytes(prefix) {
-        -1 => Ok(plain),
-        length => u64::try_from(length).map_err(|_| lies()),
+    if depth > MAX_DEPTH {
+        return refused(format!("is nested more than {MAX_DEPTH} deep"));
     }
+    let bytes = match field.data_type() {
+        DataType::FixedSizeBinary(width) | DataType::FixedSizeList(_, width) if *width < 1 => {
+            return refused(format!("has a fixed size of {width}; it must be at least 1"));
+        }
+        DataType::FixedSizeBinary(width) => u64::from(width.unsigned_abs()),
+        DataType::FixedSizeList(item, width) => {
+            row_bytes(item, depth + 1, fields)?.saturating_mul(u64::from(width.unsigned_abs()))
+        }
+        DataType::Struct(children) => {
+            let mut all: u64 = 1;
+            for child in children {
+                all = all.saturating_add(row_bytes(child, depth + 1, fields)?);
+            }
+            all
+        }
+        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
+            row_bytes(item, depth + 1, fields)?;
+            1
+        }
+        DataType::Dictionary(_, values)
+            if values.is_nested() || matches!(**values, DataType::Dictionary(..)) =>
+        {
+            return refused("is a dictionary of nested values; send it as plain values".into());
+        }
+        DataType::Dictionary(_, values) => {
+            row_bytes(&Field::new(field.name(), values.as_ref().clone(), true), depth + 1, fields)?
+        }
+        // Their values may share bytes without end, and tables do not hold them anyway.
+        DataType::ListView(_)
+        | DataType::LargeListView(_)
+        | DataType::RunEndEncoded(..)
+        | DataType::Union(..) => {
+            return refused(format!(
+                "is of type {}, which tables do not hold; send lists, structs or plain values",
+                field.data_type()
+            ));
+        }
+        other => other.primitive_width().unwrap_or(1) as u64,
+    };
+    if bytes > MAX_ROW_BYTES {
+        return refused(format!(
+            "takes {bytes} bytes for each value; at most {MAX_ROW_BYTES} are taken"
+        ));
+    }
+    Ok(bytes)
 }
 
 /// In which framing batches are answered.
@@ -419,13 +651,15 @@ impl Framing {
 
 /// Answers batches as they come. The first is awaited, so that what fails at once fails with a
 /// status; what fails later ends the connection without the end-of-stream marker.
-pub async fn respond(mut batches: Batches, framing: Framing) -> ApiResult<Response> {
-    let first = match batches.stream.next().await {
+pub async fn respond(batches: Batches, framing: Framing) -> ApiResult<Response> {
+    // Fused, because an answer without rows is at its end here and asked once more below.
+    let mut stream = batches.stream.fuse();
+    let first = match stream.next().await {
         Some(first) => Some(first?),
         None => None,
     };
     let encoder = Encoder::new(&batches.schema, framing)?;
-    let rest = futures::stream::iter(first.map(Ok)).chain(batches.stream);
+    let rest = futures::stream::iter(first.map(Ok)).chain(stream);
     let body = Encoded { batches: Some(rest.boxed()), encoder };
     Ok(([(header::CONTENT_TYPE, framing.content_type())], Body::from_stream(body)).into_response())
 }
@@ -459,26 +693,35 @@ enum Writer {
 struct Encoder {
     writer: Writer,
     sink: Sink,
+    /// Whether the batches have dictionaries, which are answered as plain values: an Arrow file has
+    /// one dictionary for each column, and the batches of a table have their own.
+    has_dictionaries: bool,
 }
 
 impl Encoder {
     fn new(schema: &SchemaRef, framing: Framing) -> Result<Self> {
         let sink = Sink::default();
+        let plain = plain_schema(schema);
         let writer = match framing {
-            Framing::File => FileWriter::try_new(sink.clone(), schema).map(Writer::File),
-            Framing::Stream => StreamWriter::try_new(sink.clone(), schema).map(Writer::Stream),
+            Framing::File => FileWriter::try_new(sink.clone(), &plain).map(Writer::File),
+            Framing::Stream => StreamWriter::try_new(sink.clone(), &plain).map(Writer::Stream),
         };
         let writer = writer.map_err(|error| Error::internal("encoding an answer", error))?;
-        Ok(Self { writer, sink })
+        Ok(Self { writer, sink, has_dictionaries: plain != **schema })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes> {
-        let written = match &mut self.writer {
+        self.encode(batch).map_err(|error| Error::internal("encoding an answer", error))?;
+        Ok(self.sink.take())
+    }
+
+    fn encode(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let plain = if self.has_dictionaries { Some(plain_batch(batch)?) } else { None };
+        let batch = plain.as_ref().unwrap_or(batch);
+        match &mut self.writer {
             Writer::File(writer) => writer.write(batch),
             Writer::Stream(writer) => writer.write(batch),
-        };
-        written.map_err(|error| Error::internal("encoding an answer", error))?;
-        Ok(self.sink.take())
+        }
     }
 
     fn finish(&mut self) -> Result<Bytes> {
@@ -488,6 +731,41 @@ impl Encoder {
         };
         finished.map_err(|error| Error::internal("encoding an answer", error))?;
         Ok(self.sink.take())
+    }
+}
+
+/// A batch with all dictionaries resolved.
+fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = plain_schema(&batch.schema());
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| match field.data_type() {
+        plain if plain == column.data_type() => Ok(column.clone()),
+        plain => cast(column, plain),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(schema), columns, &options)
+}
+
+fn plain_schema(schema: &Schema) -> Schema {
+    let fields: Vec<_> = schema.fields().iter().map(plain_field).collect();
+    Schema::new_with_metadata(fields, schema.metadata().clone())
+}
+
+fn plain_field(field: &FieldRef) -> FieldRef {
+    let plain = plain_type(field.data_type());
+    Arc::new(field.as_ref().clone().with_data_type(plain))
+}
+
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => plain_type(values),
+        DataType::List(item) => DataType::List(plain_field(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
+        DataType::FixedSizeList(item, width) => DataType::FixedSizeList(plain_field(item), *width),
+        DataType::Map(entries, sorted) => DataType::Map(plain_field(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        other => other.clone(),
     }
 }
 
@@ -505,17 +783,17 @@ impl Stream for Encoded {
             return Poll::Ready(None);
         };
         let item = match futures::ready!(batches.poll_next_unpin(context)) {
-            Some(Ok(batch)) => this.encoder.write(&batch),
-            Some(Err(error)) => {
-                this.batches = None;
-                tracing::error!(%error, "an answer ended early");
-                Err(error)
-            }
+            Some(batch) => batch.and_then(|batch| this.encoder.write(&batch)),
             None => {
                 this.batches = None;
                 this.encoder.finish()
             }
         };
+        if let Err(error) = &item {
+            this.batches = None;
+            let cause = std::error::Error::source(error);
+            tracing::error!(%error, cause, "an answer ended early");
+        }
         Poll::Ready(Some(item))
     }
 }
