@@ -51,6 +51,45 @@ pub(super) fn from_lance(error: lance::Error, location: &Location) -> Error {
     }
 }
 
+/// As [`from_lance`] while an expression of the caller is evaluated: what fails there without being
+/// storage's fault is the expression's, as a division by zero is.
+pub(super) fn from_expression(error: lance::Error, location: &Location) -> Error {
+    let of_the_expression = match &error {
+        lance::Error::Execution { message, .. } => Some(message.clone()),
+        lance::Error::IO { source, .. } | lance::Error::External { source } => {
+            source.downcast_ref().and_then(fault_of_expression)
+        }
+        lance::Error::NotSupported { source, .. } => {
+            source.downcast_ref().and_then(fault_of_expression).or_else(|| Some(source.to_string()))
+        }
+        _ => None,
+    };
+    match of_the_expression {
+        Some(message) => invalid_input(format!(
+            "the expression cannot be evaluated: {}",
+            clean(&message, location)
+        )),
+        None => from_lance(error, location),
+    }
+}
+
+/// What the error says, if evaluating can be its cause. Lance passes some of DataFusion's errors on
+/// as if they were storage's.
+fn fault_of_expression(error: &DataFusionError) -> Option<String> {
+    match error {
+        DataFusionError::Execution(text)
+        | DataFusionError::Plan(text)
+        | DataFusionError::NotImplemented(text)
+        | DataFusionError::Internal(text) => Some(text.clone()),
+        DataFusionError::ArrowError(inner, _) => Some(inner.to_string()),
+        DataFusionError::Shared(inner) => fault_of_expression(inner),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
+            fault_of_expression(inner)
+        }
+        _ => None,
+    }
+}
+
 /// Maps an error from the middle of a plan.
 pub(super) fn from_datafusion(error: DataFusionError, location: &Location) -> Error {
     match error {
@@ -114,15 +153,33 @@ pub(super) fn is_not_found(error: &lance::Error) -> bool {
     false
 }
 
-/// Takes source locations (`, /…/file.rs:12:34`) and the table's folder out of a message.
+/// Messages may repeat what the caller said, which may be long; the cause stands behind it.
+const MESSAGE_HEAD_CHARS: usize = 300;
+const MESSAGE_TAIL_CHARS: usize = 700;
+
+/// Takes source locations (`, /…/file.rs:12:34`) and the table's folder out of a message, and its
+/// middle where it is long.
 fn clean(message: &str, location: &Location) -> String {
     let without_places: Vec<&str> =
         message.split(", ").filter(|part| !is_source_place(part)).collect();
-    let mut text = without_places.join(", ").replace(location.as_str(), "the table's folder");
+    let text = without_places.join(", ");
+    // DataFusion asks users to report what it did not expect; that is not for our callers.
+    let text = text.split("\nThis issue was likely caused by a bug").next().unwrap_or_default();
+    let mut text = text.replace(location.as_str(), "the table's folder");
     if let Some(bare) = location.as_str().strip_prefix('/') {
         text = text.replace(bare, "the table's folder");
     }
-    text
+    shortened(text)
+}
+
+fn shortened(text: String) -> String {
+    let length = text.chars().count();
+    if length <= MESSAGE_HEAD_CHARS + MESSAGE_TAIL_CHARS {
+        return text;
+    }
+    let head: String = text.chars().take(MESSAGE_HEAD_CHARS).collect();
+    let tail: String = text.chars().skip(length - MESSAGE_TAIL_CHARS).collect();
+    format!("{head} … {tail}")
 }
 
 fn is_source_place(part: &str) -> bool {

@@ -3,11 +3,13 @@
 //! It knows locations and versions, not names: a table's name is the catalog's business.
 
 mod columns;
+mod expression;
 mod failure;
 mod location;
 mod probe;
 mod publish;
 mod query;
+mod readers;
 mod schema;
 mod snapshot;
 mod verify;
@@ -23,6 +25,7 @@ use lance::session::Session;
 use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor,
 };
+use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -51,6 +54,7 @@ pub struct Lake {
     session: Arc<Session>,
     params: ObjectStoreParams,
     locations: Arc<Locations>,
+    readers: readers::Readers,
 }
 
 impl Lake {
@@ -74,7 +78,8 @@ impl Lake {
         }
         let registry = Arc::new(ObjectStoreRegistry::default());
         let session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
-        let lake = Self { session, params, locations: Arc::new(locations) };
+        let readers = readers::Readers::start()?;
+        let lake = Self { session, params, locations: Arc::new(locations), readers };
         // Asking once at the start turns a misspelt root into an error at the start.
         lake.store(lake.locations.root()).await?;
         Ok(lake)
@@ -97,15 +102,22 @@ impl Lake {
         }
     }
 
-    /// Removes a table's whole folder. One that is not there is no error.
+    /// Removes a table's files. A folder that only this table ever had goes as a whole; of one that
+    /// a caller chose, what Lance keeps there goes, since other files may stand beside it. What is
+    /// not there is no error.
     pub async fn remove(&self, location: &Location) -> Result<()> {
-        let (store, path) = self.store(location).await?;
-        match store.remove_dir_all(path).await {
-            Ok(()) => Ok(()),
-            Err(lance::Error::NotFound { .. }) => Ok(()),
-            Err(error) if failure::is_not_found(&error) => Ok(()),
-            Err(error) => Err(failure::from_lance(error, location)),
+        let (store, base) = self.store(location).await?;
+        if self.locations.is_own(location) {
+            return remove_folder(&store, base, location).await;
         }
+        for folder in LANCE_FOLDERS {
+            remove_folder(&store, base.clone().join(folder), location).await?;
+        }
+        if store.is_local() {
+            // Fails when something else stands there, which is then not ours to remove.
+            let _ = std::fs::remove_dir(location.as_str());
+        }
+        Ok(())
     }
 
     /// Removes data files by their names in the table's `data/` folder, as an upload noted them.
@@ -121,6 +133,13 @@ impl Lake {
         Ok(())
     }
 
+    /// Lance's own way to put a manifest at this location.
+    async fn commit_handler(&self, location: &Location) -> Result<Arc<dyn CommitHandler>> {
+        commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
+            .await
+            .map_err(|error| failure::from_lance(error, location))
+    }
+
     async fn store(&self, location: &Location) -> Result<(Arc<ObjectStore>, Path)> {
         ObjectStore::from_uri_and_params(
             self.session.store_registry(),
@@ -129,6 +148,18 @@ impl Lake {
         )
         .await
         .map_err(|error| failure::from_lance(error, location))
+    }
+}
+
+/// What Lance keeps in a table's folder.
+const LANCE_FOLDERS: [&str; 8] =
+    ["data", "_versions", "_transactions", "_deletions", "_indices", "_refs", "_fri", "tree"];
+
+async fn remove_folder(store: &ObjectStore, path: Path, location: &Location) -> Result<()> {
+    match store.remove_dir_all(path).await {
+        Ok(()) | Err(lance::Error::NotFound { .. }) => Ok(()),
+        Err(error) if failure::is_not_found(&error) => Ok(()),
+        Err(error) => Err(failure::from_lance(error, location)),
     }
 }
 

@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance_io::stream::RecordBatchStream;
 use lance_linalg::distance::MetricType;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Batches, Snapshot, failure};
+use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
 /// How many bytes may be read and not yet taken by the client.
 const READ_AHEAD_BYTES: u64 = 128 << 20;
+/// How many batches may wait for the client besides.
+const BATCHES_AHEAD: usize = 2;
 
 /// Which columns a query answers.
 #[derive(Debug, Clone, Default)]
@@ -69,9 +74,7 @@ impl Snapshot {
     /// # Errors
     /// `InvalidInput` for a filter or a vector that does not fit, `TableColumnNotFound`.
     pub async fn query(&self, query: &Query) -> Result<Batches> {
-        let mut scanner = self.dataset.scan();
-        self.prepare(&mut scanner, query)?;
-        self.start(&scanner).await
+        self.read(self.dataset.scan(), query).await
     }
 
     /// The live rows of one fragment, in order.
@@ -82,23 +85,72 @@ impl Snapshot {
         let fragment = self.fragment(fragment)?;
         let mut scanner = fragment.scan();
         scanner.scan_in_order(true);
-        self.prepare(&mut scanner, query)?;
-        self.start(&scanner).await
+        self.read(scanner, query).await
     }
 
     /// How many rows fit the predicate.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
     pub async fn count_rows(&self, predicate: Option<&str>) -> Result<u64> {
         let Some(predicate) = predicate else {
             return self.num_rows().await;
         };
-        let count = self.dataset.count_rows(Some(predicate.to_owned())).await;
-        count.map(|rows| rows as u64).map_err(|error| self.failed(error))
+        let (snapshot, predicate) = (self.clone(), predicate.to_owned());
+        let counting = async move {
+            expression::check(&predicate)?;
+            let count = snapshot.dataset.count_rows(Some(predicate)).await;
+            count
+                .map(|rows| rows as u64)
+                .map_err(|error| failure::from_expression(error, &snapshot.location))
+        };
+        self.readers.run(counting).await
     }
 
     pub(super) fn fragment(&self, id: u64) -> Result<lance::dataset::fragment::FileFragment> {
         usize::try_from(id).ok().and_then(|id| self.dataset.get_fragment(id)).ok_or_else(|| {
             Error::invalid_input(format!("version {} has no fragment {id}", self.version()))
         })
+    }
+
+    /// Plans and reads on the readers' threads, which stop when the batches are dropped.
+    async fn read(&self, scanner: Scanner, query: &Query) -> Result<Batches> {
+        let (opened, schema) = oneshot::channel();
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let reading = self.clone().deliver(scanner, query.clone(), opened, sender);
+        let task = self.readers.spawn(reading)?;
+        match schema.await {
+            Ok(schema) => Ok(Batches { schema, stream: until_end(batches, task) }),
+            Err(_) => Err(end_of(task).await.err().unwrap_or_else(ended_early)),
+        }
+    }
+
+    async fn deliver(
+        self,
+        mut scanner: Scanner,
+        query: Query,
+        opened: oneshot::Sender<SchemaRef>,
+        sender: mpsc::Sender<RecordBatch>,
+    ) -> Result<()> {
+        if let Some(filter) = &query.filter {
+            expression::check(filter)?;
+        }
+        self.prepare(&mut scanner, &query)?;
+        let failed = |error| match &query.filter {
+            Some(_) => failure::from_expression(error, &self.location),
+            None => self.failed(error),
+        };
+        let mut stream: DatasetRecordBatchStream =
+            scanner.try_into_stream().await.map_err(failed)?;
+        if opened.send(stream.schema()).is_err() {
+            return Ok(());
+        }
+        while let Some(batch) = stream.next().await {
+            if sender.send(batch.map_err(failed)?).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn prepare(&self, scanner: &mut Scanner, query: &Query) -> Result<()> {
@@ -183,17 +235,6 @@ impl Snapshot {
         Ok(())
     }
 
-    async fn start(&self, scanner: &Scanner) -> Result<Batches> {
-        let stream: DatasetRecordBatchStream =
-            scanner.try_into_stream().await.map_err(|error| self.failed(error))?;
-        let schema = stream.schema();
-        let location = self.location.clone();
-        let stream = stream
-            .map(move |batch| batch.map_err(|error| failure::from_lance(error, &location)))
-            .boxed();
-        Ok(Batches { schema, stream })
-    }
-
     fn check_columns<'a>(&self, columns: impl Iterator<Item = &'a String>) -> Result<()> {
         for column in columns {
             if !is_row_column(column) && self.dataset.schema().field(column).is_none() {
@@ -211,6 +252,9 @@ impl Snapshot {
     /// The column to search: the one named, else the only one that holds vectors.
     fn vector_column(&self, named: Option<&str>) -> Result<String> {
         if let Some(name) = named {
+            if is_row_column(name) {
+                return Err(Error::invalid_input(format!("the column '{name}' holds no vectors")));
+            }
             self.check_columns(std::iter::once(&name.to_owned()))?;
             return Ok(name.to_owned());
         }
@@ -233,6 +277,30 @@ impl Selection {
             Self::Columns(columns) => columns.iter().any(|name| name == column),
         }
     }
+}
+
+/// The batches of a task, and then how it ended.
+fn until_end(
+    batches: mpsc::Receiver<RecordBatch>,
+    task: AbortOnDropHandle<Result<()>>,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    futures::stream::unfold(Some((batches, task)), |state| async move {
+        let (mut batches, task) = state?;
+        if let Some(batch) = batches.recv().await {
+            return Some((Ok(batch), Some((batches, task))));
+        }
+        end_of(task).await.err().map(|error| (Err(error), None))
+    })
+    .fuse()
+    .boxed()
+}
+
+async fn end_of(task: AbortOnDropHandle<Result<()>>) -> Result<()> {
+    task.await.map_err(readers::failed)?
+}
+
+fn ended_early() -> Error {
+    Error::internal("reading the table", "the reading task ended without a schema")
 }
 
 /// Columns that every table has without storing them.

@@ -8,6 +8,7 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance_table::format::Fragment;
 
+use super::readers::Readers;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 pub struct Snapshot {
     pub(super) dataset: Arc<Dataset>,
     pub(super) location: Location,
+    pub(super) readers: Readers,
 }
 
 /// What a description tells without reading data.
@@ -36,7 +38,11 @@ impl Lake {
             .load()
             .await
             .map_err(|error| failure::from_lance(error, location))?;
-        Ok(Snapshot { dataset: Arc::new(dataset), location: location.clone() })
+        Ok(Snapshot {
+            dataset: Arc::new(dataset),
+            location: location.clone(),
+            readers: self.readers.clone(),
+        })
     }
 }
 
@@ -80,10 +86,13 @@ impl Snapshot {
         Some(transaction.operation.name().to_owned())
     }
 
-    /// The UUID of the transaction that made this version, if it can still be read.
-    pub async fn transaction_id(&self) -> Option<String> {
-        let transaction = self.dataset.read_transaction().await.ok()??;
-        Some(transaction.uuid)
+    /// The UUID of the transaction that made this version; `None` when it was not kept.
+    pub async fn transaction_id(&self) -> Result<Option<String>> {
+        match self.dataset.read_transaction().await {
+            Ok(transaction) => Ok(transaction.map(|transaction| transaction.uuid)),
+            Err(error) if failure::is_not_found(&error) => Ok(None),
+            Err(error) => Err(Error::internal("reading a transaction", error)),
+        }
     }
 
     pub(super) fn failed(&self, error: lance::Error) -> Error {
