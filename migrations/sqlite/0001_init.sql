@@ -64,6 +64,7 @@ CREATE TABLE uploads (
 );
 CREATE INDEX uploads_by_table ON uploads (table_id, upload_id);
 CREATE INDEX uploads_by_expiry ON uploads (expires_at_us);
+CREATE INDEX uploads_by_claim ON uploads (claim);
 
 -- The data files of an upload, each noted before its first byte is written, so that no crash
 -- leaves a file that nobody knows of.
@@ -76,9 +77,12 @@ CREATE TABLE upload_files (
 CREATE INDEX upload_files_by_path ON upload_files (path);
 
 -- Whole folders to remove: tables that were dropped, and tables whose creation did not finish.
+-- Whoever removes one claims it first; while there is a row, nobody may make a table there.
 CREATE TABLE pending_removals (
     location      TEXT   NOT NULL PRIMARY KEY,
-    not_before_us BIGINT NOT NULL
+    not_before_us BIGINT NOT NULL,
+    claimed_by    TEXT,
+    claimed_at_us BIGINT
 );
 
 -- Answers to requests that carried an Idempotency-Key.

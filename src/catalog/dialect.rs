@@ -7,7 +7,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
-use super::Pools;
+use super::{Pools, Tx};
 use crate::error::{Error, Result};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -55,6 +55,17 @@ pub(super) async fn open(url: &str) -> Result<Pools> {
 
 fn unreachable(error: &sqlx::Error) -> Error {
     Error::ServiceUnavailable(format!("the catalog database cannot be opened: {error}"))
+}
+
+/// Two who look for overlapping locations at once would both see a free place. A write on SQLite
+/// has the database to itself already; PostgreSQL needs to be told.
+pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
+    // Any number will do that no other lock of ours has.
+    const SQL: &str = "SELECT pg_advisory_xact_lock(8391652017)";
+    match tx {
+        Tx::Sqlite(_) => Ok(()),
+        Tx::Postgres(session) => sqlx::query(SQL).execute(&mut **session).await.map(drop),
+    }
 }
 
 /// Each database has its own column types, so each has its own migrations, always in pairs.

@@ -4,37 +4,104 @@
 use super::{Tx, failed, run};
 use crate::error::Result;
 
-/// Notes that `location` is to go, not before the given time.
-pub async fn insert_removal(tx: &mut Tx, location: &str, not_before_us: i64) -> Result<()> {
+/// Notes that `location` is to go, not before the given time. Answers false when it is noted
+/// already, by another.
+pub async fn insert_removal(tx: &mut Tx, location: &str, not_before_us: i64) -> Result<bool> {
     const SQL: &str = "INSERT INTO pending_removals (location, not_before_us) VALUES ($1, $2) \
-        ON CONFLICT (location) DO UPDATE SET not_before_us = excluded.not_before_us";
-    run!(tx, |c| sqlx::query(SQL).bind(location).bind(not_before_us).execute(c).await.map(drop))
-        .map_err(|error| failed(error, "noting a removal"))
+        ON CONFLICT DO NOTHING";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(location)
+        .bind(not_before_us)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() == 1))
+    .map_err(|error| failed(error, "noting a removal"))
 }
 
-/// Takes the note back: it is removed, or it became a table. Answers whether the note was there.
-pub async fn delete_removal(tx: &mut Tx, location: &str) -> Result<bool> {
-    const SQL: &str = "DELETE FROM pending_removals WHERE location = $1";
+/// Takes the note back because the folder became a table. Answers false when the note is gone or
+/// somebody is removing the folder.
+pub async fn cancel_removal(tx: &mut Tx, location: &str) -> Result<bool> {
+    const SQL: &str = "DELETE FROM pending_removals WHERE location = $1 AND claimed_by IS NULL";
     run!(tx, |c| sqlx::query(SQL)
         .bind(location)
         .execute(c)
         .await
-        .map(|done| done.rows_affected() > 0))
+        .map(|done| done.rows_affected() == 1))
     .map_err(|error| failed(error, "taking back a removal"))
 }
 
-/// Some of the folders whose time has come.
-pub async fn list_due_removals(tx: &mut Tx, now_us: i64, limit: i64) -> Result<Vec<String>> {
-    const SQL: &str = "SELECT location FROM pending_removals WHERE not_before_us <= $1 \
-        ORDER BY not_before_us LIMIT $2";
-    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL).bind(now_us).bind(limit).fetch_all(c).await)
-        .map_err(|error| failed(error, "listing removals"))
+/// Lets `claim` remove the folder, unless another claimed it after `stale_us` or a table stands
+/// there. Answers whether it may.
+pub async fn claim_removal(
+    tx: &mut Tx,
+    location: &str,
+    claim: &str,
+    now_us: i64,
+    stale_us: i64,
+) -> Result<bool> {
+    const SQL: &str = "UPDATE pending_removals SET claimed_by = $2, claimed_at_us = $3 \
+        WHERE location = $1 AND (claimed_at_us IS NULL OR claimed_at_us <= $4) \
+        AND NOT EXISTS (SELECT 1 FROM tables WHERE tables.location = $1)";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(location)
+        .bind(claim)
+        .bind(now_us)
+        .bind(stale_us)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() == 1))
+    .map_err(|error| failed(error, "claiming a removal"))
 }
 
-/// Whether `location` is to go.
-pub async fn find_removal(tx: &mut Tx, location: &str) -> Result<bool> {
-    const SQL: &str = "SELECT location FROM pending_removals WHERE location = $1";
-    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL).bind(location).fetch_optional(c).await)
-        .map(|found| found.is_some())
-        .map_err(|error| failed(error, "looking for a removal"))
+/// Forgets a folder that `claim` removed.
+pub async fn finish_removal(tx: &mut Tx, location: &str, claim: &str) -> Result<()> {
+    const SQL: &str = "DELETE FROM pending_removals WHERE location = $1 AND claimed_by = $2";
+    run!(tx, |c| sqlx::query(SQL).bind(location).bind(claim).execute(c).await.map(drop))
+        .map_err(|error| failed(error, "finishing a removal"))
+}
+
+/// Some of the folders whose time has come and that nobody claimed after `stale_us`.
+pub async fn list_due_removals(
+    tx: &mut Tx,
+    now_us: i64,
+    stale_us: i64,
+    limit: i64,
+) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT location FROM pending_removals WHERE not_before_us <= $1 \
+        AND (claimed_at_us IS NULL OR claimed_at_us <= $2) ORDER BY not_before_us LIMIT $3";
+    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL)
+        .bind(now_us)
+        .bind(stale_us)
+        .bind(limit)
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing removals"))
+}
+
+/// A folder to remove that is `location`, holds it, or stands in it.
+pub async fn find_overlapping_removal(tx: &mut Tx, location: &str) -> Result<Option<String>> {
+    const INSIDE: &str = "SELECT location FROM pending_removals \
+        WHERE location = $1 OR (location > $2 AND location < $3) LIMIT 1";
+    const AT: &str = "SELECT location FROM pending_removals WHERE location = $1";
+    let inside = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(INSIDE)
+        .bind(location)
+        .bind(format!("{location}/"))
+        .bind(format!("{location}0"))
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "looking for a removal"))?;
+    if inside.is_some() {
+        return Ok(inside);
+    }
+    for (end, _) in location.match_indices('/') {
+        let around = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(AT)
+            .bind(&location[..end])
+            .fetch_optional(c)
+            .await)
+        .map_err(|error| failed(error, "looking for a removal"))?;
+        if around.is_some() {
+            return Ok(around);
+        }
+    }
+    Ok(None)
 }

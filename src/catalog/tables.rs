@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json};
+use super::{
+    Tx, dialect, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json,
+};
 use crate::error::{Error, Result};
 use crate::model::{
     Caller, Name, Namespace, NamespaceId, Page, Properties, Table, TableId, TableState,
@@ -176,6 +178,23 @@ pub async fn insert_table(
             failed(error, "making a table")
         }
     })
+}
+
+/// Makes the transaction the only one that looks for and takes an explicit location.
+pub async fn lock_locations(tx: &mut Tx) -> Result<()> {
+    dialect::lock_locations(tx).await.map_err(|error| failed(error, "locking the locations"))
+}
+
+/// Removes a table that was declared and never written to. Answers whether it was one.
+pub async fn delete_if_declared(tx: &mut Tx, table: Uuid) -> Result<bool> {
+    const SQL: &str = "DELETE FROM tables WHERE table_id = $1 AND state = $2";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(table)
+        .bind(TableState::Declared.as_str())
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() == 1))
+    .map_err(|error| failed(error, "taking back a table"))
 }
 
 /// Another table whose folder is `location`, holds it, or stands in it.

@@ -133,6 +133,54 @@ pub async fn claim_upload(
     .map_err(|error| failed(error, "claiming an upload"))
 }
 
+/// Gives a sign of life for all uploads of a claim. Answers how many it has still.
+pub async fn renew_claim(tx: &mut Tx, claim: &str, now_us: i64) -> Result<u64> {
+    const SQL: &str = "UPDATE uploads SET claimed_at_us = $2 WHERE claim = $1 AND state = $3";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(claim)
+        .bind(now_us)
+        .bind(UploadState::Committing.as_str())
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(|error| failed(error, "renewing a claim"))
+}
+
+/// Ends a claim: its uploads are committed, or staged again.
+pub async fn end_claim(tx: &mut Tx, claim: &str, to: UploadState) -> Result<()> {
+    const SQL: &str = "UPDATE uploads SET state = $2, claim = NULL, claimed_at_us = NULL \
+        WHERE claim = $1 AND state = $3";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(claim)
+        .bind(to.as_str())
+        .bind(UploadState::Committing.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "ending a claim"))
+}
+
+/// Takes an upload away from whoever would commit it, unless its state changed meanwhile or a
+/// commit claimed it after `stale_us`. Answers whether that succeeded.
+pub async fn condemn_upload(
+    tx: &mut Tx,
+    upload: Uuid,
+    from: UploadState,
+    stale_us: i64,
+) -> Result<bool> {
+    const SQL: &str = "UPDATE uploads SET state = $3 WHERE upload_id = $1 AND state = $2 \
+        AND (claimed_at_us IS NULL OR claimed_at_us <= $4)";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(upload)
+        .bind(from.as_str())
+        .bind(UploadState::Removing.as_str())
+        .bind(stale_us)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() == 1))
+    .map_err(|error| failed(error, "condemning an upload"))
+}
+
 /// The upload of a table that wrote the data file `path`, if it was one.
 pub async fn find_upload_of_file(tx: &mut Tx, table: Uuid, path: &str) -> Result<Option<Uuid>> {
     const SQL: &str = "SELECT u.upload_id FROM upload_files f \

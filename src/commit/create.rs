@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::tables::ensure_free;
 use super::{CommitRequest, Engine, NewLocation, OnConflict};
 use crate::catalog::{namespaces, removals, tables, versions};
 use crate::error::{Error, Result};
@@ -63,8 +62,14 @@ impl Engine {
             namespaces::get_namespace(&mut tx, &id.namespace).await?;
             tables::find_table(&mut tx, id).await?
         };
-        let Some(table) = existing else {
-            return self.create_new(id, mode, location, properties, batches, caller).await;
+        let table = match (existing, location) {
+            (Some(table), _) => table,
+            (None, NewLocation::Own) => {
+                return self.create_new(id, mode, properties, batches, caller).await;
+            }
+            (None, NewLocation::At(location)) => {
+                return self.create_at(id, location, properties, batches, caller).await;
+            }
         };
         let latest = self.latest(&table).await?.map_or(0, |latest| latest.manifest.version);
         if latest > 0 {
@@ -89,10 +94,13 @@ impl Engine {
             })?;
         let mut table = table;
         if !properties.is_empty() {
-            let mut tx = self.catalog.write().await?;
-            tables::update_properties(&mut tx, &table, &properties, caller, self.now_us()).await?;
-            tx.commit().await?;
-            table.properties = properties;
+            // The rows have landed: what fails from here on is no failure of the request.
+            match self.set_properties(&table, &properties, caller).await {
+                Ok(()) => table.properties = properties,
+                Err(error) => {
+                    tracing::error!(table.id = %id, %error, "could not set the properties");
+                }
+            }
         }
         Ok(Created {
             table,
@@ -101,27 +109,77 @@ impl Engine {
         })
     }
 
+    async fn set_properties(
+        &self,
+        table: &Table,
+        properties: &Properties,
+        caller: &Caller,
+    ) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        tables::update_properties(&mut tx, table, properties, caller, self.now_us()).await?;
+        tx.commit().await
+    }
+
+    /// A location that the caller chose may hold files of others, so that its folder is never
+    /// removed as a whole on a failure: the table is declared first, and what was uploaded goes
+    /// file by file.
+    async fn create_at(
+        &self,
+        id: &TableId,
+        location: &str,
+        properties: Properties,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Created> {
+        let folder = self.lake.locations().check(location)?;
+        if !self.lake.list_manifests(&folder).await?.is_empty() {
+            return Err(Error::invalid_input("there is a Lance table at the location already"));
+        }
+        let table = self.declare_table(id, NewLocation::At(location), properties, caller).await?;
+        let written = self
+            .write_and_commit(&table, WriteMode::Create, Change::Overwrite, 0, batches, caller)
+            .await;
+        match written {
+            Ok(inserted) => Ok(Created {
+                table,
+                version: inserted.version,
+                transaction_id: Some(inserted.transaction_id),
+            }),
+            Err(error) => {
+                if error.is_certainly_not_committed() {
+                    self.take_back(&table).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back a table that was declared for a creation that failed, unless it was written to.
+    async fn take_back(&self, table: &Table) {
+        let taken = async {
+            let mut tx = self.catalog.write().await?;
+            tables::delete_if_declared(&mut tx, table.key).await?;
+            tx.commit().await
+        };
+        if let Err(error) = taken.await {
+            tracing::warn!(table.id = %table.id, %error, "could not take a table back");
+        }
+    }
+
     /// The table is written whole in a folder that nobody knows of, and gets its name at the end:
     /// of two who make the same name at once, the database lets one in.
     async fn create_new(
         &self,
         id: &TableId,
         mode: CreateMode,
-        location: NewLocation<'_>,
         properties: Properties,
         batches: Batches,
         caller: &Caller,
     ) -> Result<Created> {
         let key = Uuid::now_v7();
-        let folder = self.new_location(id, key, location)?;
-        if let NewLocation::At(_) = location
-            && !self.lake.list_manifests(&folder).await?.is_empty()
-        {
-            return Err(Error::invalid_input("there is a Lance table at the location already"));
-        }
+        let folder = self.new_location(id, key, NewLocation::Own)?;
         {
             let mut tx = self.catalog.write().await?;
-            ensure_free(&mut tx, id, &folder).await?;
             removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl))
                 .await?;
             tx.commit().await?;
@@ -186,8 +244,8 @@ impl Engine {
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
         versions::insert_version(&mut tx, table.key, &version).await?;
-        if !removals::delete_removal(&mut tx, folder.as_str()).await? {
-            return Err(Error::ServiceUnavailable(
+        if !removals::cancel_removal(&mut tx, folder.as_str()).await? {
+            return Err(Error::InvalidTableState(
                 "making the table took longer than an upload may live".into(),
             ));
         }

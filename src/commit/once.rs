@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Engine;
@@ -17,11 +18,13 @@ use crate::error::{Error, Result};
 use crate::model::Caller;
 
 /// How long a request that holds a key is taken to be alive without a sign of life.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(30);
+/// How often it gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a retry waits for the first request before it is told to come again.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// How often a waiting retry looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The name space of transaction ids that are derived from keys.
@@ -125,15 +128,16 @@ impl Engine {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let Some(once) = once else { return work.await };
-        tokio::pin!(work);
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut work => break outcome,
-                () = tokio::time::sleep(LEASE / 3) => {
-                    self.extend_lease(once, self.after_us(LEASE)).await;
-                }
+        // A task of its own: the work may hold the row that the sign of life waits for.
+        let (engine, held) = (self.clone(), once.clone());
+        let signs = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                engine.extend_lease(&held, engine.after_us(LEASE)).await;
             }
-        };
+        }));
+        let outcome = work.await;
+        drop(signs);
         match &outcome {
             Ok(_) => {}
             Err(error) if error.is_certainly_not_committed() => {

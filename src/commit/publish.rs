@@ -111,30 +111,35 @@ impl Engine {
                 self.find_landed(table, request, transaction_id).await?
         {
             let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
-            // They were claimed by the same transaction, before it landed.
-            let taken = self.take_uploads(table, request, transaction_id).await.unwrap_or_default();
-            self.record(table, version, &taken, &outcome, once, caller).await;
+            self.record(table, version, &outcome, once, caller).await;
             return Ok(outcome);
         }
-        let taken = self.take_uploads(table, request, transaction_id).await?;
-        match self.publish(table, request, &taken, transaction_id, caller).await {
+        let error = match self.publish(table, request, transaction_id, caller).await {
             Ok((version, published)) => {
                 let version_number = version.manifest.version;
                 let outcome = outcome(request, version_number, published.num_rows, transaction_id);
-                self.record(table, version, &taken, &outcome, once, caller).await;
+                self.record(table, version, &outcome, once, caller).await;
                 tracing::info!(
                     table.id = %table.id, %caller, operation = request.change.name(),
                     "committed version {version_number} of {}", table.id
                 );
-                Ok(outcome)
+                return Ok(outcome);
             }
-            Err(error) => {
-                if error.is_certainly_not_committed() {
-                    self.give_uploads_back(&taken).await;
-                }
-                Err(error)
-            }
+            Err(error) => error,
+        };
+        // A twin of this request, on another replica that took it for dead, may have landed it.
+        if once.is_some()
+            && let Some((version, num_rows)) =
+                self.find_landed(table, request, transaction_id).await?
+        {
+            let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
+            self.record(table, version, &outcome, once, caller).await;
+            return Ok(outcome);
         }
+        if error.is_certainly_not_committed() {
+            self.give_uploads_back(transaction_id).await;
+        }
+        Err(error)
     }
 
     /// The version check and the put.
@@ -142,10 +147,10 @@ impl Engine {
         &self,
         table: &Table,
         request: &CommitRequest,
-        taken: &[Taken],
         transaction_id: Uuid,
         caller: &Caller,
     ) -> Result<(TableVersion, Published)> {
+        let taken = self.take_uploads(table, request, transaction_id).await?;
         let location = location_of(table);
         let input = Input {
             staged: taken
@@ -172,6 +177,7 @@ impl Engine {
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
             };
+            self.renew_claim(&taken, transaction_id).await?;
             match self.lake.publish(&location, base.as_ref(), prepared, &rules).await {
                 Ok(published) => {
                     let version = TableVersion {
@@ -292,7 +298,7 @@ impl Engine {
                 Err(error) => return Err(error),
             };
             let snapshot = self.lake.snapshot(&location_of(table), number).await?;
-            if snapshot.transaction_id().await.as_ref() == Some(&wanted) {
+            if snapshot.transaction_id().await?.as_ref() == Some(&wanted) {
                 return Ok(Some((version, snapshot.num_rows().await?)));
             }
         }
@@ -339,19 +345,23 @@ impl Engine {
         // the same, as an overwrite does that goes back to them.)
         taken.retain(|one| one.by == NamedBy::Id || one.upload.state != UploadState::Committed);
         self.claim_uploads(&taken, transaction_id).await?;
-        for one in &taken {
+        let mut kept = Vec::new();
+        for one in taken {
             // Its commit died: whether before or after its manifest stood, storage says.
-            if one.upload.state == UploadState::Committing
-                && self.is_in_use(table, &one.upload).await?
-            {
-                let mut tx = self.catalog.write().await?;
-                let (from, to) = (UploadState::Committing, UploadState::Committed);
-                uploads::move_upload(&mut tx, one.upload.key, from, to).await?;
-                tx.commit().await?;
+            let dead = one.upload.state == UploadState::Committing;
+            if !dead || !self.is_in_use(table, &one.upload).await? {
+                kept.push(one);
+                continue;
+            }
+            let mut tx = self.catalog.write().await?;
+            let (from, to) = (UploadState::Committing, UploadState::Committed);
+            uploads::move_upload(&mut tx, one.upload.key, from, to).await?;
+            tx.commit().await?;
+            if one.by == NamedBy::Id {
                 return Err(committed_already(&one.upload));
             }
         }
-        Ok(taken)
+        Ok(kept)
     }
 
     async fn claim_uploads(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
@@ -378,17 +388,34 @@ impl Engine {
         tx.commit().await
     }
 
-    async fn give_uploads_back(&self, taken: &[Taken]) {
+    /// Makes sure, just before the put, that no sweep and no other commit took the uploads.
+    async fn renew_claim(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.catalog.write().await?;
+        let claim = transaction_id.to_string();
+        let held = uploads::renew_claim(&mut tx, &claim, self.now_us()).await?;
+        tx.commit().await?;
+        if held == taken.len() as u64 {
+            return Ok(());
+        }
+        Err(Error::conflict(Conflict {
+            message: "another commit took an upload of this one".into(),
+            retryable: true,
+            ..Conflict::default()
+        }))
+    }
+
+    async fn give_uploads_back(&self, transaction_id: Uuid) {
         let given = async {
             let mut tx = self.catalog.write().await?;
-            for Taken { upload, .. } in taken {
-                let (from, to) = (UploadState::Committing, UploadState::Staged);
-                uploads::move_upload(&mut tx, upload.key, from, to).await?;
-            }
+            let claim = transaction_id.to_string();
+            uploads::end_claim(&mut tx, &claim, UploadState::Staged).await?;
             tx.commit().await
         };
         if let Err(error) = given.await {
-            tracing::warn!(%error, "could not give uploads back; the sweep will");
+            tracing::warn!(%error, "could not give uploads back; their claim will run out");
         }
     }
 
@@ -398,7 +425,6 @@ impl Engine {
         &self,
         table: &Table,
         version: TableVersion,
-        taken: &[Taken],
         outcome: &CommitOutcome,
         once: Option<&Once>,
         caller: &Caller,
@@ -408,10 +434,7 @@ impl Engine {
             let mut tx = self.catalog.write().await?;
             versions::insert_version(&mut tx, table.key, &version).await?;
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
-            for Taken { upload, .. } in taken {
-                let (from, to) = (UploadState::Committing, UploadState::Committed);
-                uploads::move_upload(&mut tx, upload.key, from, to).await?;
-            }
+            uploads::end_claim(&mut tx, &outcome.transaction_id, UploadState::Committed).await?;
             if let Some(once) = once {
                 idempotency::finish_key(&mut tx, once.key_hash(), &answer).await?;
             }

@@ -3,6 +3,7 @@
 
 use super::Engine;
 use super::publish::CLAIM_US;
+use super::tables::REMOVAL_US;
 use crate::catalog::{idempotency, removals, uploads};
 use crate::error::Result;
 use crate::lake::Location;
@@ -25,7 +26,8 @@ impl Engine {
         let now_us = self.now_us();
         let (folders, expired) = {
             let mut tx = self.catalog.read().await?;
-            let folders = removals::list_due_removals(&mut tx, now_us, BATCH).await?;
+            let folders =
+                removals::list_due_removals(&mut tx, now_us, now_us - REMOVAL_US, BATCH).await?;
             (folders, uploads::list_expired(&mut tx, now_us, now_us - CLAIM_US, BATCH).await?)
         };
         let mut swept = Swept::default();

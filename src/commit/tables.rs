@@ -26,6 +26,9 @@ pub enum RegisterMode {
     Overwrite,
 }
 
+/// How long removing a folder may take before it is taken to be given up, in microseconds.
+pub(super) const REMOVAL_US: i64 = 60 * 60 * 1_000_000;
+
 impl Engine {
     /// Gives a name a location, without touching storage.
     ///
@@ -42,6 +45,9 @@ impl Engine {
         let location_of_it = self.new_location(id, key, location)?;
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &id.namespace).await?;
+        if tables::find_table(&mut tx, id).await?.is_some() {
+            return Err(Error::TableAlreadyExists(id.clone()));
+        }
         if let NewLocation::At(_) = location {
             ensure_free(&mut tx, id, &location_of_it).await?;
         }
@@ -148,12 +154,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes a folder that is noted for removal. A failure leaves the note for the sweep.
+    /// Removes a folder that is noted for removal, if nobody else is at it. A failure leaves the
+    /// note for the sweep.
     pub(super) async fn remove_folder(&self, location: &Location) {
         let removed = async {
+            let claim = Uuid::now_v7().to_string();
+            let now_us = self.now_us();
+            let mut tx = self.catalog.write().await?;
+            let stale_us = now_us.saturating_sub(REMOVAL_US);
+            let may = removals::claim_removal(&mut tx, location.as_str(), &claim, now_us, stale_us)
+                .await?;
+            tx.commit().await?;
+            if !may {
+                return Ok(());
+            }
             self.lake.remove(location).await?;
             let mut tx = self.catalog.write().await?;
-            removals::delete_removal(&mut tx, location.as_str()).await?;
+            removals::finish_removal(&mut tx, location.as_str(), &claim).await?;
             tx.commit().await
         };
         if let Err(error) = removed.await {
@@ -191,14 +208,16 @@ impl Engine {
 }
 
 /// Two tables in one folder would drop each other's files.
-pub(super) async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<()> {
+async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<()> {
+    tables::lock_locations(tx).await?;
+    // Another may have taken name and place while this one waited for the lock.
     if tables::find_table(tx, id).await?.is_some() {
         return Err(Error::TableAlreadyExists(id.clone()));
     }
     if tables::find_overlapping_location(tx, location.as_str()).await?.is_some() {
         return Err(Error::invalid_input("the location is that of another table, or overlaps it"));
     }
-    if removals::find_removal(tx, location.as_str()).await? {
+    if removals::find_overlapping_removal(tx, location.as_str()).await?.is_some() {
         return Err(Error::invalid_input("the location belongs to a table that is being removed"));
     }
     Ok(())

@@ -6,6 +6,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::publish::CLAIM_US;
 use super::{Engine, location_of};
 use crate::catalog::{Catalog, uploads};
 use crate::error::{Error, Result};
@@ -59,6 +60,11 @@ impl Engine {
             (None, Some(_)) => WriteMode::Append,
             (None, None) => WriteMode::Create,
         };
+        if options.enable_stable_row_ids && base.is_some() {
+            return Err(Error::invalid_input(
+                "enable_stable_row_ids is for the first rows of a table, and it has some already",
+            ));
+        }
         let read_version = base.as_ref().map_or(0, Snapshot::version);
         let mut upload =
             self.begin_upload(table, UploadKind::Fragments, read_version, caller).await?;
@@ -143,9 +149,9 @@ impl Engine {
         let _turn = self.turns.take(table.key).await;
         let claimed = {
             let mut tx = self.catalog.write().await?;
+            let stale_us = self.now_us().saturating_sub(CLAIM_US);
             let claimed = upload.state != UploadState::Committed
-                && uploads::move_upload(&mut tx, upload.key, upload.state, UploadState::Removing)
-                    .await?;
+                && uploads::condemn_upload(&mut tx, upload.key, upload.state, stale_us).await?;
             tx.commit().await?;
             claimed
         };

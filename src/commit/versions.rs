@@ -76,11 +76,13 @@ impl Engine {
     /// # Errors
     /// `TableVersionNotFound`.
     pub async fn describe_version(&self, table: &Table, version: u64) -> Result<TableVersion> {
-        let found = self.lake.find_manifest(&location_of(table), version).await?;
+        // The row first: what has a row has been put, so that a manifest that is not there after
+        // that was removed.
         let known = {
             let mut tx = self.catalog.read().await?;
             versions::find_version(&mut tx, table.key, version).await?
         };
+        let found = self.lake.find_manifest(&location_of(table), version).await?;
         match (found, known) {
             (Some(_), Some(known)) => Ok(known),
             (Some(manifest), None) => {

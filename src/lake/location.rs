@@ -74,6 +74,18 @@ impl Locations {
         Location(format!("{root}/{readable}-{}.lance", key.simple()))
     }
 
+    /// Whether a location is one that [`Self::new_location`] made: a folder that only one table
+    /// ever had, so that all of it is that table's.
+    pub fn is_own(&self, location: &Location) -> bool {
+        let root = self.root.0.trim_end_matches('/');
+        let folder = location.0.strip_prefix(root).and_then(|rest| rest.strip_prefix('/'));
+        let id = folder
+            .filter(|folder| !folder.contains('/'))
+            .and_then(|folder| folder.strip_suffix(".lance"))
+            .and_then(|folder| folder.rsplit_once('-'));
+        id.is_some_and(|(_, id)| id.len() == 32 && Uuid::try_parse(id).is_ok())
+    }
+
     /// Reads a location that a caller gave. A relative one is taken from the storage root.
     ///
     /// # Errors
@@ -103,8 +115,9 @@ impl Locations {
         if parts.clone().any(|part| part == "." || part == "..") {
             return refuse("must not hold '.' or '..' as a part");
         }
-        if parts.clone().any(str::is_empty) {
-            return refuse("has an empty part");
+        // URLs lose spaces at their ends when they are parsed, and so may come to be another place.
+        if parts.clone().any(|part| part.is_empty() || part.trim() != part) {
+            return refuse("has a part that is empty or starts or ends with a space");
         }
         let location = match scheme {
             Some("file") if path.starts_with('/') => Location(path.to_owned()),
@@ -191,6 +204,13 @@ mod tests {
             "a\0b",
             "a*",
             "a%2e%2e/b",
+            "t ",
+            " t",
+            "a /t",
+            ".. ",
+            "s3://bucket/a/ ",
+            "s3://bucket/a/.. ",
+            "s3://bucket/a/t ",
             "s3://bucket/ab/t",
             "s3://bucket/a",
             "s3://other/a/t",
@@ -213,6 +233,9 @@ mod tests {
         assert!(first.as_str().contains("r-der-k-se--1-"), "{first}");
         assert_ne!(first, locations.new_location("räder/käse $1", two));
         assert!(first.is_inside(locations.root()));
+        assert!(locations.is_own(&first));
+        assert!(!locations.is_own(&locations.check("mine.lance").unwrap()));
+        assert!(!locations.is_own(&Location::from_stored(format!("{first}/inner"))));
     }
 
     #[test]

@@ -3,12 +3,10 @@
 use std::collections::HashSet;
 
 use futures::TryStreamExt;
-use lance_io::object_store::ObjectStore;
 use lance_table::io::commit::ManifestNamingScheme;
-use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 
-use super::{Lake, Location};
+use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
 use crate::model::{ManifestEntry, NamingScheme};
 
@@ -20,26 +18,23 @@ const DETACHED_BIT: u64 = 1 << 63;
 impl Lake {
     /// The versions that storage holds beyond `known`, oldest first.
     ///
-    /// When nothing changed this costs two HEAD requests, side by side: the next manifest is not
-    /// there and the newest known one still is. Lance's clean-up always keeps the newest version,
-    /// so a missing known one means that others went on and cleaned up.
+    /// Lance's own listing tells whether there are any, as cheaply as the store allows: one page of
+    /// a listing where names sort newest first, else the version hint and a look at the next name.
     pub async fn versions_after(
         &self,
         location: &Location,
         known: Option<&ManifestEntry>,
     ) -> Result<Vec<ManifestEntry>> {
-        if let Some(known) = known {
+        let floor = known.map_or(0, |known| known.version);
+        if floor > 0 {
             let (store, base) = self.store(location).await?;
-            let scheme = to_lance(known.naming_scheme);
-            let next_path = scheme.manifest_path(&base, known.version + 1);
-            let known_path = scheme.manifest_path(&base, known.version);
-            let (next, current) =
-                tokio::join!(exists(&store, &next_path), exists(&store, &known_path));
-            if !next? && current? {
+            let handler = self.commit_handler(location).await?;
+            let mut newer = handler.list_manifest_locations_since(&base, &store, floor);
+            let newest = newer.try_next().await;
+            if newest.map_err(|error| failure::from_lance(error, location))?.is_none() {
                 return Ok(Vec::new());
             }
         }
-        let floor = known.map_or(0, |known| known.version);
         let mut found = self.list_manifests(location).await?;
         found.retain(|entry| entry.version > floor);
         Ok(found)
@@ -103,14 +98,6 @@ impl Lake {
     }
 }
 
-async fn exists(store: &ObjectStore, path: &Path) -> Result<bool> {
-    match store.inner.head(path).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(error) => Err(Error::internal("looking for a version", error)),
-    }
-}
-
 /// Reads a manifest's name; `None` for staged, detached and other files.
 fn entry(meta: ObjectMeta) -> Option<ManifestEntry> {
     let name = meta.location.filename()?;
@@ -127,13 +114,6 @@ fn entry(meta: ObjectMeta) -> Option<ManifestEntry> {
         modified_at_us: meta.last_modified.timestamp_micros(),
         path: meta.location.to_string(),
     })
-}
-
-fn to_lance(scheme: NamingScheme) -> ManifestNamingScheme {
-    match scheme {
-        NamingScheme::V1 => ManifestNamingScheme::V1,
-        NamingScheme::V2 => ManifestNamingScheme::V2,
-    }
 }
 
 pub(super) fn from_lance(scheme: ManifestNamingScheme) -> NamingScheme {

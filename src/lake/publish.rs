@@ -17,7 +17,6 @@ use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, IndexMetadata, Manifest};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-    commit_handler_from_url,
 };
 use object_store::path::Path;
 use uuid::Uuid;
@@ -87,6 +86,8 @@ pub struct Prepared {
     change: Change,
     operation: Operation,
     stable_row_ids: bool,
+    /// The data files that an append adds.
+    new_files: HashSet<String>,
 }
 
 impl Lake {
@@ -119,7 +120,14 @@ impl Lake {
         };
         let change = if base.is_none() { Change::Overwrite } else { change };
         let stable_row_ids = input.staged.iter().any(|staged| staged.stable_row_ids);
-        Ok(Prepared { change, operation, stable_row_ids })
+        let new_files = match &operation {
+            Operation::Append { fragments } => {
+                let files = fragments.iter().flat_map(|fragment| &fragment.files);
+                files.map(|file| file.path.clone()).collect()
+            }
+            _ => HashSet::new(),
+        };
+        Ok(Prepared { change, operation, stable_row_ids, new_files })
     }
 
     async fn append(
@@ -134,15 +142,13 @@ impl Lake {
         let fields = self.verify(location, &bare, &HashSet::new()).await?;
         let staged: Vec<Schema> = decode_all(&input.staged)?;
         for field in fields.iter().chain(staged.iter().flat_map(|schema| &schema.fields)) {
-            match table.field_by_id(field.id) {
-                Some(known) if verify::same(known, field) => {}
-                _ => {
-                    return Err(Error::TableSchemaValidation(format!(
-                        "column '{}' ({}) of the fragments does not fit the table's schema; upload \
-                         them again with mode=append",
-                        field.name, field.logical_type
-                    )));
-                }
+            let known = table.fields.iter().find(|known| known.id == field.id);
+            if !known.is_some_and(|known| verify::fits(known, field)) {
+                return Err(Error::TableSchemaValidation(format!(
+                    "column '{}' ({}) of the fragments does not fit the table's schema; upload \
+                     them again with mode=append",
+                    field.name, field.logical_type
+                )));
             }
         }
         let whole = |fields: &[lance::datatypes::Field]| {
@@ -157,20 +163,6 @@ impl Lake {
         {
             return Err(Error::TableSchemaValidation(format!(
                 "the fragments lack column '{name}', which may not be null"
-            )));
-        }
-        // Committing a data file twice would double its rows.
-        let held: HashSet<&str> = if bare.is_empty() {
-            HashSet::new()
-        } else {
-            let files = base.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
-            files.map(|file| file.path.as_str()).collect()
-        };
-        let files = bare.iter().flat_map(|fragment| &fragment.files);
-        if let Some(file) = files.into_iter().find(|file| held.contains(file.path.as_str())) {
-            return Err(Error::invalid_input(format!(
-                "the data file '{}' is in the table already",
-                file.path
             )));
         }
         Ok(Operation::Append { fragments: all_fragments(bare, &input.staged)? })
@@ -241,8 +233,8 @@ impl Lake {
                 )));
             };
             let merged = match changed.remove(&old.id) {
-                None => check_extends(old, fragment)?,
-                Some(earlier) => add_files(earlier, check_extends(old, fragment)?),
+                None => extended(old, old.clone(), fragment, table)?,
+                Some(earlier) => extended(old, earlier, fragment, table)?,
             };
             changed.insert(old.id, merged);
         }
@@ -271,7 +263,7 @@ impl Lake {
                 .iter()
                 .find(|known| known.id == field.id || known.name == field.name)
             {
-                Some(known) if known.id == field.id && verify::same(known, field) => {}
+                Some(known) if verify::fits(known, field) => {}
                 Some(known) => {
                     return Err(Error::TableSchemaValidation(format!(
                         "the new column '{}' clashes with '{}': every fragment of a merge must get \
@@ -279,7 +271,14 @@ impl Lake {
                         field.name, known.name
                     )));
                 }
-                None => schema.fields.push(field.clone()),
+                None => {
+                    let mut field = field.clone();
+                    // The rows of fragments that did not get the column read as null.
+                    field.nullable |= !fragments.iter().all(|fragment| {
+                        fragment.files.iter().any(|file| file.fields.contains(&field.id))
+                    });
+                    schema.fields.push(field);
+                }
             }
         }
         if let Some(given) = &input.schema {
@@ -319,12 +318,15 @@ impl Lake {
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));
         // A first version must not land on top of somebody else's first version either.
-        if rules.strict || base.is_none() {
-            let handler = commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
-                .await
-                .map_err(|error| failure::from_lance(error, location))?;
-            let guard = Guard { inner: handler, expected: rules.read_version + 1 };
-            builder = builder.with_commit_handler(Arc::new(guard)).with_max_retries(1);
+        let strict = rules.strict || base.is_none();
+        let guard = Guard {
+            inner: self.commit_handler(location).await?,
+            expected: strict.then_some(rules.read_version + 1),
+            new_files: prepared.new_files,
+        };
+        builder = builder.with_commit_handler(Arc::new(guard));
+        if strict {
+            builder = builder.with_max_retries(1);
         }
         let landed = match Box::pin(builder.execute(transaction)).await {
             Ok(dataset) => dataset,
@@ -367,6 +369,15 @@ fn staged_fragments(staged: &[Staged]) -> Result<Vec<Fragment>> {
 /// Those that the caller named and those of its uploads, each data file once.
 fn all_fragments(mut bare: Vec<Fragment>, staged: &[Staged]) -> Result<Vec<Fragment>> {
     bare.extend(staged_fragments(staged)?);
+    // Lance numbers new fragments, and knows their row ids; a number that a caller gave would stay.
+    let bare: Vec<Fragment> = bare
+        .into_iter()
+        .map(|fragment| Fragment {
+            files: fragment.files,
+            physical_rows: fragment.physical_rows,
+            ..Fragment::new(0)
+        })
+        .collect();
     let mut seen = HashSet::new();
     for file in bare.iter().flat_map(|fragment| &fragment.files) {
         if !seen.insert(file.path.as_str()) {
@@ -397,8 +408,14 @@ fn shown(schema: &Schema) -> String {
     fields.map(|f| format!("{}: {}", f.name, f.logical_type)).collect::<Vec<_>>().join(", ")
 }
 
-/// Checks that a merged fragment is the old one with more files, so that no merge loses rows.
-fn check_extends(old: &Fragment, new: Fragment) -> Result<Fragment> {
+/// Adds to `so_far`, which started as `old`, the files that `new` has beyond it. Of what the caller
+/// says only new files with new columns are taken: the rest is the table's to know.
+fn extended(
+    old: &Fragment,
+    mut so_far: Fragment,
+    new: Fragment,
+    table: &Schema,
+) -> Result<Fragment> {
     let keeps_files = old.files.iter().all(|file| new.files.iter().any(|n| n.path == file.path));
     if !keeps_files || new.physical_rows != old.physical_rows {
         return Err(Error::invalid_input(format!(
@@ -406,25 +423,58 @@ fn check_extends(old: &Fragment, new: Fragment) -> Result<Fragment> {
             old.id
         )));
     }
-    // Its deletions and row ids are the table's business, not the caller's.
-    Ok(Fragment { files: new.files, ..old.clone() })
-}
-
-/// Two uploads for one fragment: the files of both.
-fn add_files(mut one: Fragment, other: Fragment) -> Fragment {
-    for file in other.files {
-        if !one.files.iter().any(|known| known.path == file.path) {
-            one.files.push(file);
+    for file in new.files {
+        if so_far.files.iter().any(|known| known.path == file.path) {
+            continue;
         }
+        if file.fields.iter().any(|id| table.field_by_id(*id).is_some()) {
+            return Err(Error::invalid_input(format!(
+                "the data file '{}' holds a column that the table has already",
+                file.path
+            )));
+        }
+        so_far.files.push(file);
     }
-    one
+    Ok(so_far)
 }
 
-/// Lance's commit handler, stopped just before the put when the version is not the expected one.
+/// Lance's commit handler, stopped just before the put by what must not happen.
 #[derive(Debug)]
 struct Guard {
     inner: Arc<dyn CommitHandler>,
-    expected: u64,
+    /// The only version that may be put, for a strict commit.
+    expected: Option<u64>,
+    /// Files whose rows must not be in the table yet: committing one twice would double them.
+    new_files: HashSet<String>,
+}
+
+impl Guard {
+    fn check(&self, manifest: &Manifest) -> Result<()> {
+        if self.expected.is_some_and(|expected| expected != manifest.version) {
+            let current = manifest.version - 1;
+            return Err(Error::conflict(Conflict {
+                message: format!("the table moved on: version {current} stands already"),
+                current_version: Some(current),
+                retryable: true,
+                ..Conflict::default()
+            }));
+        }
+        if self.new_files.is_empty() {
+            return Ok(());
+        }
+        // Each new file is in the manifest once. Twice means that another commit brought it, even
+        // one that landed after this one was prepared.
+        let mut seen = HashSet::new();
+        for file in manifest.fragments.iter().flat_map(|fragment| &fragment.files) {
+            if self.new_files.contains(&file.path) && !seen.insert(file.path.as_str()) {
+                return Err(Error::invalid_input(format!(
+                    "the data file '{}' is in the table already",
+                    file.path
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -492,17 +542,8 @@ impl CommitHandler for Guard {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
-        if manifest.version != self.expected {
-            let moved = Error::conflict(Conflict {
-                message: format!(
-                    "the table moved on: version {} stands already",
-                    manifest.version - 1
-                ),
-                current_version: Some(manifest.version - 1),
-                retryable: true,
-                ..Conflict::default()
-            });
-            return Err(CommitError::OtherError(lance::Error::external(Box::new(moved))));
+        if let Err(refusal) = self.check(manifest) {
+            return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
         }
         self.inner
             .commit(

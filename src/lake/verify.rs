@@ -79,9 +79,22 @@ fn union(schemas: Vec<Schema>) -> Result<Vec<Field>> {
     Ok(fields)
 }
 
-/// Whether two fields are the same column.
+/// Whether two fields are the same column, with the same columns in it.
 pub(super) fn same(one: &Field, other: &Field) -> bool {
-    one.name == other.name && one.logical_type == other.logical_type
+    one.id == other.id
+        && one.name == other.name
+        && one.logical_type == other.logical_type
+        && one.children.len() == other.children.len()
+        && one.children.iter().zip(&other.children).all(|(one, other)| same(one, other))
+}
+
+/// Whether a column of a file can be read as a column of the table: the same, and without nulls
+/// where the table has none.
+pub(super) fn fits(table: &Field, file: &Field) -> bool {
+    let nullable_enough = |table: &Field, file: &Field| table.nullable || !file.nullable;
+    same(table, file)
+        && nullable_enough(table, file)
+        && table.children.iter().zip(&file.children).all(|(table, file)| fits(table, file))
 }
 
 /// A check that failed on its own account, or because of storage.
@@ -141,9 +154,16 @@ async fn check_file(
         )));
     }
     let schema = footer.file_schema.as_ref().clone();
-    let held: HashSet<i32> = schema.field_ids().into_iter().collect();
-    if let Some(id) = file.fields.iter().find(|id| **id >= 0 && !held.contains(*id)) {
-        return Err(wrong(format!("the data file '{name}' does not hold field {id}")));
+    // What is read from where is the file's to say: another order would swap columns.
+    let fields_agree = schema.field_ids() == file.fields.as_ref();
+    let columns: Vec<i32> = file.column_indices.iter().copied().filter(|i| *i >= 0).collect();
+    let columns_agree = file.column_indices.len() == file.fields.len()
+        && columns.windows(2).all(|pair| pair[0] < pair[1])
+        && columns.last().is_none_or(|last| (*last as usize) < footer.column_metadatas.len());
+    if !fields_agree || !columns_agree {
+        return Err(wrong(format!(
+            "the fragment does not name the fields and columns that the data file '{name}' holds"
+        )));
     }
     Ok(schema)
 }

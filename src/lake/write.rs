@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
-use arrow::datatypes::Schema as ArrowSchema;
+use arrow::datatypes::{DataType, Schema as ArrowSchema};
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -168,7 +168,11 @@ fn check_appendable(given: &ArrowSchema, base: &Snapshot) -> Result<()> {
                 field.name()
             )));
         };
-        let comparable = !field.data_type().is_nested() && !known.data_type().is_nested();
+        // What Lance converts on its way to the file is Lance's to compare.
+        let plain = |kind: &DataType| {
+            !kind.is_nested() && !matches!(kind, DataType::Utf8View | DataType::BinaryView)
+        };
+        let comparable = plain(field.data_type()) && plain(known.data_type());
         if comparable && field.data_type() != known.data_type() {
             return Err(Error::TableSchemaValidation(format!(
                 "column '{}' is {} in the data and {} in the table",

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::dataset::CommitBuilder;
+use lance::dataset::cleanup::CleanupPolicyBuilder;
+use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde_json::Value;
 
@@ -51,6 +53,24 @@ pub async fn fragments(location: &str, rows: RecordBatch) -> Vec<Value> {
     };
     let fragments = fragments.iter().map(serde_json::to_value);
     fragments.collect::<Result<_, _>>().expect("fragments as JSON")
+}
+
+/// Commits fragments that another wrote.
+pub async fn commit_append(location: &str, fragments: &Value) -> u64 {
+    let fragments = serde_json::from_value(fragments.clone()).expect("fragments of Lance");
+    let dataset = open(location).await;
+    let transaction =
+        Transaction::new_from_version(dataset.version().version, Operation::Append { fragments });
+    let commit = CommitBuilder::new(std::sync::Arc::new(dataset));
+    Box::pin(commit.execute(transaction)).await.expect("a foreign commit").version().version
+}
+
+/// Removes every version that is neither the newest nor tagged.
+pub async fn clean_up(location: &str) {
+    let dataset = open(location).await;
+    let all = CleanupPolicyBuilder::default().before_timestamp(chrono::Utc::now());
+    let policy = all.delete_unverified(true).error_if_tagged_old_versions(false).build();
+    Box::pin(async { dataset.cleanup_with_policy(policy).await }).await.expect("a clean-up");
 }
 
 /// Deletes rows; they stay in the data files.
