@@ -1,6 +1,6 @@
 //! The composition root: settings become parts, parts become a running server.
 
-use std::pin::pin;
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -41,8 +41,9 @@ pub async fn run_announced(
     let state = build(&settings).await?;
     ready();
     let stop = CancellationToken::new();
-    let jobs = TaskTracker::new();
-    jobs::start(state.engine.clone(), settings.gc_interval, stop.clone(), &jobs);
+    // Jobs, and writes whose clients hung up.
+    let work = state.work.clone();
+    jobs::start(state.engine.clone(), settings.gc_interval, stop.clone(), &work);
     let catalog = state.catalog.clone();
 
     let draining = stop.clone();
@@ -56,18 +57,22 @@ pub async fn run_announced(
         tracing::info!("stopping: no new work is taken");
         draining.cancel();
     });
-    let mut serve = pin!(serve.into_future());
+    let until_done = async {
+        let served = serve.await;
+        stop.cancel();
+        work.close();
+        work.wait().await;
+        served
+    };
     let served = tokio::select! {
-        served = &mut serve => served,
+        served = until_done => served,
         () = async { stop.cancelled().await; tokio::time::sleep(settings.grace).await } => {
             tracing::warn!("the grace time is over: what still runs is cut off");
             Ok(())
         }
     };
-    stop.cancel();
-    jobs.close();
-    jobs.wait().await;
-    catalog.close().await;
+    // What was cut off may hold connections still.
+    let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;
     served.map_err(|error| Error::internal("serving", error))
 }
 
@@ -86,7 +91,7 @@ async fn build(settings: &Settings) -> Result<AppState> {
         max_body_bytes: settings.max_body_bytes,
         max_batch_bytes: settings.max_batch_bytes,
     };
-    Ok(AppState { catalog, lake, engine, limits })
+    Ok(AppState { catalog, lake, engine, limits, work: TaskTracker::new() })
 }
 
 /// Brings the schema of the database up to date, and nothing else.

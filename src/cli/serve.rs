@@ -32,30 +32,40 @@ pub(super) fn run(serve: &Serve) -> Result<()> {
     })
 }
 
-/// Resolves at SIGTERM, and at Ctrl-C.
+/// Resolves at SIGTERM, and at Ctrl-C. A second one ends the process at once.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
     let listen = |kind| signal(kind).map_err(|error| Error::internal("waiting for signals", error));
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
+    let mut next = async move || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+    };
+    Ok(async move {
+        next().await;
+        tokio::spawn(async move {
+            next().await;
+            tracing::warn!("a second signal: stopping at once");
+            std::process::exit(130);
+        });
     })
 }
 
 /// The URL of the database as it may be shown.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
+    if scheme == "sqlite" {
         return url.into();
-    };
+    }
+    // A password may stand before the host, and in the query.
+    let rest = rest.split('?').next().unwrap_or(rest);
     match rest.rsplit_once('@') {
         Some((user, host)) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}@{}", host.split('?').next().unwrap_or(host))
+            format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default())
         }
-        None => url.into(),
+        None => format!("{scheme}://{rest}"),
     }
 }
 
@@ -67,6 +77,8 @@ mod tests {
     fn the_start_up_line_holds_no_password() {
         let url = "postgres://me:secret@db:5432/tiltyard?sslmode=require";
         assert_eq!(without_password(url), "postgres://me@db:5432/tiltyard");
+        let url = "postgres://db/tiltyard?user=me&password=secret";
+        assert_eq!(without_password(url), "postgres://db/tiltyard");
         assert_eq!(without_password("sqlite://a/b.db"), "sqlite://a/b.db");
     }
 }

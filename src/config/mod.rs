@@ -100,9 +100,20 @@ pub struct Overrides {
     pub database: Option<String>,
 
     /// Do not bring the database schema up to date at start
-    #[arg(long, env = "TILTYARD_NO_MIGRATE")]
-    #[serde(rename = "migrate", skip_serializing_if = "is_false", serialize_with = "negate")]
-    pub no_migrate: bool,
+    #[arg(
+        long,
+        env = "TILTYARD_NO_MIGRATE",
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(
+        rename = "migrate",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "negate"
+    )]
+    pub no_migrate: Option<bool>,
 
     /// Where new tables go: a path or s3://, gs://, az://, file:// [default: tiltyard-data/lake]
     #[arg(long, env = "TILTYARD_STORAGE_ROOT", value_name = "URI")]
@@ -183,12 +194,8 @@ impl Settings {
     }
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-fn negate<S: serde::Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bool(!value)
+fn negate<S: serde::Serializer>(value: &Option<bool>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|value| !value).serialize(serializer)
 }
 
 fn as_map<S: serde::Serializer>(
@@ -220,7 +227,7 @@ mod tests {
         let overrides = Overrides {
             config: Some(file.path().into()),
             listen: Some("127.0.0.1:2".into()),
-            no_migrate: true,
+            no_migrate: Some(true),
             storage_option: vec![("k2".into(), "flag".into())],
             ..Overrides::default()
         };

@@ -19,8 +19,10 @@ use crate::model::{Caller, MAIN_BRANCH, NamespaceId, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
-/// The largest JSON body when no limit is configured: a commit of some hundred thousand fragments.
-const MAX_JSON_BYTES: u64 = 256 << 20;
+/// The largest JSON body, whatever is configured.
+const MAX_JSON_BYTES: u64 = 4 << 20;
+/// The largest JSON body of a commit: some hundred thousand fragments.
+const MAX_COMMIT_BYTES: u64 = 128 << 20;
 
 #[derive(Deserialize)]
 struct IdSegment {
@@ -167,25 +169,28 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
+        let bytes = read_body(request, state, MAX_JSON_BYTES).await?;
         Ok(Self(parse_json(&bytes)?))
     }
 }
 
-/// A JSON body as it came, for those who need its bytes too.
-pub struct JsonBytes(pub Bytes);
+/// The JSON body of a commit as it came: its bytes are what an idempotency key is bound to.
+pub struct CommitBytes(pub Bytes);
 
-impl FromRequest<AppState> for JsonBytes {
+impl FromRequest<AppState> for CommitBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let limit = state.limits.max_body_bytes.unwrap_or(MAX_JSON_BYTES).min(MAX_JSON_BYTES);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let bytes = to_bytes(request.into_body(), limit).await.map_err(|_| {
-            Error::invalid_input(format!("the body was cut off or is larger than {limit} bytes"))
-        })?;
-        Ok(Self(bytes))
+        Ok(Self(read_body(request, state, MAX_COMMIT_BYTES).await?))
     }
+}
+
+async fn read_body(request: Request, state: &AppState, limit: u64) -> Result<Bytes> {
+    let limit = state.limits.max_body_bytes.unwrap_or(limit).min(limit);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    to_bytes(request.into_body(), limit).await.map_err(|_| {
+        Error::invalid_input(format!("the body was cut off or is larger than {limit} bytes"))
+    })
 }
 
 /// # Errors

@@ -14,6 +14,7 @@ mod unsupported;
 use std::sync::LazyLock;
 
 use axum::Router;
+use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -33,6 +34,8 @@ pub struct AppState {
     pub lake: Lake,
     pub engine: Engine,
     pub limits: Limits,
+    /// What has to come to its end even when its client hangs up.
+    pub work: TaskTracker,
 }
 
 /// What a request may cost.

@@ -77,7 +77,7 @@ pub async fn upload_fragments(
     };
     let table = get_table(&state, &id).await?;
     let batches = body.into_batches().await?;
-    let staged = finish_even_if_the_client_leaves(async move {
+    let staged = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.upload_fragments(&table, mode, batches, &options, &caller).await
     })
     .await?;
@@ -146,7 +146,7 @@ pub async fn upload_fragment_columns(
     let fragment = segment.number()?;
     let table = get_table(&state, &id).await?;
     let batches = body.into_batches().await?;
-    let staged = finish_even_if_the_client_leaves(async move {
+    let staged = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.upload_columns(&table, fragment, query.read_version, batches, &caller).await
     })
     .await?;

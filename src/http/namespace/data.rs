@@ -4,6 +4,8 @@ use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 
 use super::tables::get_table;
@@ -87,7 +89,9 @@ pub struct CreateTableResponse {
 
 /// Create a table of the rows in the body. A stream without batches makes an empty table.
 #[utoipa::path(post, path = "/v1/table/{id}/create", operation_id = "CreateTable", tag = "Data",
-    params(ObjectId, CreateTableQuery),
+    params(ObjectId, CreateTableQuery,
+        ("x-lance-table-location" = Option<String>, Header, description = "As `location`"),
+        ("x-lance-table-properties" = Option<String>, Header, description = "As `properties`")),
     request_body(content = ArrowBytes, content_type = "application/vnd.apache.arrow.stream"),
     responses((status = 200, body = CreateTableResponse), ApiError))]
 pub async fn create_table(
@@ -111,7 +115,7 @@ pub async fn create_table(
         None => header(&headers, LOCATION_HEADER)?.map(str::to_owned),
     };
     let batches = body.into_batches().await?;
-    let created = finish_even_if_the_client_leaves(async move {
+    let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let location = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
         state.engine.create_table(&id, mode, location, properties, batches, &caller).await
     })
@@ -163,7 +167,7 @@ pub async fn insert_into_table(
     only_main_branch(query.branch.as_deref())?;
     let table = get_table(&state, &id).await?;
     let batches = body.into_batches().await?;
-    let inserted = finish_even_if_the_client_leaves(async move {
+    let inserted = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.insert_rows(&table, mode, batches, &caller).await
     })
     .await?;
@@ -176,12 +180,13 @@ pub async fn insert_into_table(
 }
 
 /// Runs work as a task of its own. A handler stops in the middle when its client hangs up; what
-/// writes has to come to its end, to a version or to nothing left behind.
+/// writes has to come to its end, to a version or to nothing left behind, and the server waits for
+/// it when it stops.
 pub(in crate::http) async fn finish_even_if_the_client_leaves<T: Send + 'static>(
+    work_in_progress: &TaskTracker,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    use tracing::Instrument;
-    match tokio::spawn(work.in_current_span()).await {
+    match work_in_progress.spawn(work.in_current_span()).await {
         Ok(result) => result,
         Err(error) => Err(Error::internal("a task failed", error)),
     }
