@@ -77,31 +77,3 @@ pub async fn list_due_removals(
         .await)
     .map_err(|error| failed(error, "listing removals"))
 }
-
-/// A folder to remove that is `location`, holds it, or stands in it.
-pub async fn find_overlapping_removal(tx: &mut Tx, location: &str) -> Result<Option<String>> {
-    const INSIDE: &str = "SELECT location FROM pending_removals \
-        WHERE location = $1 OR (location > $2 AND location < $3) LIMIT 1";
-    const AT: &str = "SELECT location FROM pending_removals WHERE location = $1";
-    let inside = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(INSIDE)
-        .bind(location)
-        .bind(format!("{location}/"))
-        .bind(format!("{location}0"))
-        .fetch_optional(c)
-        .await)
-    .map_err(|error| failed(error, "looking for a removal"))?;
-    if inside.is_some() {
-        return Ok(inside);
-    }
-    for (end, _) in location.match_indices('/') {
-        let around = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(AT)
-            .bind(&location[..end])
-            .fetch_optional(c)
-            .await)
-        .map_err(|error| failed(error, "looking for a removal"))?;
-        if around.is_some() {
-            return Ok(around);
-        }
-    }
-    Ok(None)
-}

@@ -197,12 +197,15 @@ pub async fn delete_if_declared(tx: &mut Tx, table: Uuid) -> Result<bool> {
     .map_err(|error| failed(error, "taking back a table"))
 }
 
-/// Another table whose folder is `location`, holds it, or stands in it.
+/// A folder that is `location`, holds it, or stands in it, and is a table's or to be removed.
 pub async fn find_overlapping_location(tx: &mut Tx, location: &str) -> Result<Option<String>> {
     // Those inside it sort between `location/` and `location0`, since `0` follows `/`.
     const INSIDE: &str = "SELECT location FROM tables \
+        WHERE location = $1 OR (location > $2 AND location < $3) \
+        UNION ALL SELECT location FROM pending_removals \
         WHERE location = $1 OR (location > $2 AND location < $3) LIMIT 1";
-    const AT: &str = "SELECT location FROM tables WHERE location = $1";
+    const AT: &str = "SELECT location FROM tables WHERE location = $1 \
+        UNION ALL SELECT location FROM pending_removals WHERE location = $1 LIMIT 1";
     let inside = run!(&mut *tx, |c| sqlx::query_scalar::<_, String>(INSIDE)
         .bind(location)
         .bind(format!("{location}/"))

@@ -215,10 +215,9 @@ async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<(
         return Err(Error::TableAlreadyExists(id.clone()));
     }
     if tables::find_overlapping_location(tx, location.as_str()).await?.is_some() {
-        return Err(Error::invalid_input("the location is that of another table, or overlaps it"));
-    }
-    if removals::find_overlapping_removal(tx, location.as_str()).await?.is_some() {
-        return Err(Error::invalid_input("the location belongs to a table that is being removed"));
+        return Err(Error::invalid_input(
+            "the location is that of another table or of one that is being removed, or overlaps it",
+        ));
     }
     Ok(())
 }
