@@ -59,6 +59,8 @@ const MAX_FIELDS: usize = 10_000;
 const MAX_DEPTH: usize = 64;
 /// The most that the values of fixed width take in one row: readers reserve it for many rows.
 const MAX_ROW_BYTES: u64 = 16 << 20;
+/// For how much of a batch that is still to come room is made at once.
+const RESERVED_BYTES: u64 = 64 << 20;
 /// How many decoded batches may wait for the writer.
 const BATCHES_AHEAD: usize = 2;
 /// How much of a refused body is still read, so that the client gets to see the answer.
@@ -341,8 +343,10 @@ impl Decoder {
         Ok(Frame::Message(message.into()))
     }
 
-    /// Appends exactly `count` bytes, reserving only for what has arrived.
+    /// Appends exactly `count` bytes.
     async fn read_into(&mut self, target: &mut MutableBuffer, mut count: u64) -> Result<()> {
+        // Growing by doubling would copy a large batch several times over.
+        target.reserve(usize::try_from(count.min(RESERVED_BYTES)).unwrap_or(0));
         while count > 0 {
             if !self.fill().await? {
                 return Err(cut_off());

@@ -31,7 +31,7 @@ async fn until_swept(server: &TestServer) {
 }
 
 async fn an_expired_upload_goes(backend: Backend) {
-    let Some(server) = sweeping(backend, Duration::from_secs(1)).await else { return };
+    let Some(server) = sweeping(backend, Duration::from_secs(2)).await else { return };
     let location = server.with_table("ns$t", 3).await;
     let before = server.files();
     server.upload("ns$t", &batch_ab(3..10)).await;
@@ -42,7 +42,7 @@ async fn an_expired_upload_goes(backend: Backend) {
 }
 
 async fn what_is_committed_stays(backend: Backend) {
-    let Some(server) = sweeping(backend, Duration::from_secs(2)).await else { return };
+    let Some(server) = sweeping(backend, Duration::from_secs(4)).await else { return };
     let location = server.with_table("ns$t", 3).await;
     // One by its id, one by its fragments, one past the server.
     let by_id = server.upload("ns$t", &batch_ab(3..4)).await;

@@ -181,6 +181,8 @@ both! {
             "id",
             "name",
             "st_area(name, name)",
+            "CAST(id AS DECIMAL(39,2))=1",
+            "arrow_cast(id,'Decimal128(76,2)')=1",
         ] {
             assert_refused_everywhere(&server, expression).await;
         }
