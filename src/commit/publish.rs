@@ -107,11 +107,9 @@ impl Engine {
         let _turn = self.turns.take(table.key).await;
         let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
         if attempt == Attempt::AfterAnother
-            && let Some((version, num_rows)) =
-                self.find_landed(table, request, transaction_id).await?
+            && let Some(outcome) =
+                self.record_landed(table, request, transaction_id, once, caller).await?
         {
-            let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
-            self.record(table, version, &outcome, once, caller).await;
             return Ok(outcome);
         }
         let error = match self.publish(table, request, transaction_id, caller).await {
@@ -129,17 +127,31 @@ impl Engine {
         };
         // A twin of this request, on another replica that took it for dead, may have landed it.
         if once.is_some()
-            && let Some((version, num_rows)) =
-                self.find_landed(table, request, transaction_id).await?
+            && let Some(outcome) =
+                self.record_landed(table, request, transaction_id, once, caller).await?
         {
-            let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
-            self.record(table, version, &outcome, once, caller).await;
             return Ok(outcome);
         }
         if error.is_certainly_not_committed() {
             self.give_uploads_back(transaction_id).await;
         }
         Err(error)
+    }
+
+    /// Records what this transaction landed before, if it did.
+    async fn record_landed(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        transaction_id: Uuid,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<Option<CommitOutcome>> {
+        let landed = self.find_landed(table, request, transaction_id).await?;
+        let Some((version, num_rows)) = landed else { return Ok(None) };
+        let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
+        self.record(table, version, &outcome, once, caller).await;
+        Ok(Some(outcome))
     }
 
     /// The version check and the put.

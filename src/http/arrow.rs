@@ -117,11 +117,6 @@ impl ArrowBody {
         });
         Ok(Batches { schema, stream: stream.fuse().boxed() })
     }
-
-    /// Reads the body to its end without looking at it.
-    pub fn ignore(self) {
-        drop(self);
-    }
 }
 
 /// The chunks of a body. One that is dropped before its end is read on in the background, because
