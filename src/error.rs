@@ -3,7 +3,7 @@
 //! One variant for each error code of the spec that this server answers. Which HTTP status and
 //! which number a variant gets is decided in one place, `http/error.rs`.
 
-use crate::model::{Invalid, NamespaceId, TableId};
+use crate::model::{Branch, Invalid, NamespaceId, TableId};
 
 /// The result of every fallible function above the drivers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -44,6 +44,21 @@ pub enum Error {
     /// Code 5.
     #[error("table '{0}' already exists")]
     TableAlreadyExists(TableId),
+    /// Code 6.
+    #[error("index '{index}' of table '{table}' not found")]
+    TableIndexNotFound { table: TableId, index: String },
+    /// Code 7.
+    #[error("{0}")]
+    TableIndexAlreadyExists(String),
+    /// Code 8.
+    #[error("tag '{tag}' of table '{table}' not found")]
+    TableTagNotFound { table: TableId, tag: String },
+    /// Code 9.
+    #[error("tag '{tag}' of table '{table}' already exists")]
+    TableTagAlreadyExists { table: TableId, tag: String },
+    /// Code 10.
+    #[error("transaction '{0}' not found")]
+    TransactionNotFound(String),
     /// Code 11.
     #[error("version {version} of table '{table}' not found")]
     TableVersionNotFound { table: TableId, version: u64 },
@@ -72,6 +87,12 @@ pub enum Error {
     /// Code 20. The data and the table's schema do not fit.
     #[error("{0}")]
     TableSchemaValidation(String),
+    /// Code 22.
+    #[error("branch '{branch}' of table '{table}' not found")]
+    TableBranchNotFound { table: TableId, branch: Branch },
+    /// Code 23.
+    #[error("branch '{branch}' of table '{table}' already exists")]
+    TableBranchAlreadyExists { table: TableId, branch: Branch },
 }
 
 impl From<Invalid> for Error {

@@ -85,13 +85,15 @@ async fn build(settings: &Settings) -> Result<AppState> {
         Lake::open(&settings.storage_root, &settings.allow_locations, &settings.storage_options)
             .await?;
     let clock = model::Clock::system();
-    let engine = Engine::new(catalog.clone(), lake.clone(), clock, settings.upload_ttl);
+    let work = TaskTracker::new();
+    let engine =
+        Engine::new(catalog.clone(), lake.clone(), clock, settings.upload_ttl, work.clone());
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,
         max_batch_bytes: settings.max_batch_bytes,
     };
-    Ok(AppState { catalog, lake, engine, limits, work: TaskTracker::new() })
+    Ok(AppState { catalog, lake, engine, limits, work })
 }
 
 /// Brings the schema of the database up to date, and nothing else.

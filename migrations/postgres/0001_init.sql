@@ -41,13 +41,16 @@ CREATE TABLE table_versions (
     transaction_id  TEXT,
     committed_by    TEXT,
     committed_at_us BIGINT NOT NULL,
+    properties      TEXT   NOT NULL,
     PRIMARY KEY (table_id, branch, version)
 );
+CREATE INDEX table_versions_by_transaction ON table_versions (transaction_id);
 
 -- The claim is the transaction of the commit that has the upload.
 CREATE TABLE uploads (
     upload_id     UUID   NOT NULL PRIMARY KEY,
     table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch        TEXT   NOT NULL,
     kind          TEXT   NOT NULL,
     state         TEXT   NOT NULL,
     read_version  BIGINT NOT NULL,
@@ -94,3 +97,51 @@ CREATE TABLE idempotency_keys (
     expires_at_us BIGINT NOT NULL
 );
 CREATE INDEX idempotency_keys_by_expiry ON idempotency_keys (expires_at_us);
+
+-- Work that outlasts its request: index builds, backfills, refreshes. Who runs one holds it until
+-- its lease ends, and gives signs of life; then another may take it up.
+CREATE TABLE jobs (
+    job_id        UUID   NOT NULL PRIMARY KEY,
+    table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch        TEXT   NOT NULL,
+    kind          TEXT   NOT NULL,
+    request       TEXT   NOT NULL,
+    state         TEXT   NOT NULL,
+    error         TEXT,
+    version       BIGINT,
+    properties    TEXT   NOT NULL,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL,
+    updated_at_us BIGINT NOT NULL,
+    holder        UUID,
+    lease_us      BIGINT NOT NULL
+);
+CREATE INDEX jobs_by_table ON jobs (table_id, job_id);
+CREATE INDEX jobs_by_state ON jobs (state, lease_us);
+
+-- Materialized views: tables whose rows are the answer to a query over another table.
+CREATE TABLE views (
+    table_id       UUID   NOT NULL PRIMARY KEY REFERENCES tables (table_id) ON DELETE CASCADE,
+    source_id      UUID   NOT NULL,
+    query          TEXT   NOT NULL
+);
+
+-- Commits to several tables at once. While a row is here its versions are nobody's "latest": they
+-- are put one after the other, and then all become versions in the transaction that removes the row.
+CREATE TABLE batches (
+    batch_id      UUID   NOT NULL PRIMARY KEY,
+    changes       TEXT   NOT NULL,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL,
+    lease_us      BIGINT NOT NULL
+);
+
+CREATE TABLE batch_versions (
+    table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch        TEXT   NOT NULL,
+    version       BIGINT NOT NULL,
+    batch_id      UUID   NOT NULL REFERENCES batches (batch_id) ON DELETE CASCADE,
+    staged_path   TEXT   NOT NULL,
+    PRIMARY KEY (table_id, branch)
+);
+CREATE INDEX batch_versions_by_batch ON batch_versions (batch_id);

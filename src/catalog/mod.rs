@@ -6,6 +6,7 @@
 
 mod dialect;
 pub mod idempotency;
+pub mod jobs;
 pub mod namespaces;
 pub mod removals;
 pub mod tables;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::model::{
-    Caller, Name, Namespace, NamespaceId, Page, Properties, Table, TableId, TableState,
+    Branch, Caller, Name, Namespace, NamespaceId, Page, Properties, Table, TableId, TableState,
 };
 
 #[derive(sqlx::FromRow)]
@@ -34,6 +34,7 @@ impl TableRow {
                 name: Name::new(self.name)?,
             },
             location: self.location,
+            branch: Branch::main(),
             state,
             properties: from_json(&self.properties)?,
         })

@@ -5,12 +5,13 @@ use uuid::Uuid;
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::catalog::tables::find_table_by_key;
 use crate::error::Result;
-use crate::model::{Page, Staged, Table, Upload, UploadKind, UploadState};
+use crate::model::{Branch, Page, Staged, Table, Upload, UploadKind, UploadState};
 
 #[derive(sqlx::FromRow)]
 struct UploadRow {
     upload_id: Uuid,
     table_id: Uuid,
+    branch: String,
     kind: String,
     state: String,
     read_version: i64,
@@ -35,6 +36,7 @@ impl UploadRow {
         Ok(Upload {
             key: self.upload_id,
             table_key: self.table_id,
+            branch: Branch::from_stored(self.branch),
             kind,
             state,
             read_version: from_sql(self.read_version),
@@ -56,7 +58,8 @@ impl UploadRow {
 pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
     const SQL: &str = "INSERT INTO uploads (upload_id, table_id, kind, state, read_version, \
         fragments, schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
-        expires_at_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+        expires_at_us, branch) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
     let fragments = to_json(&upload.staged.fragments)?;
     run!(tx, |c| sqlx::query(SQL)
         .bind(upload.key)
@@ -72,6 +75,7 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
         .bind(&upload.created_by)
         .bind(upload.created_at_us)
         .bind(upload.expires_at_us)
+        .bind(upload.branch.as_str())
         .execute(c)
         .await
         .map(drop))
@@ -209,7 +213,7 @@ pub async fn move_upload(
 }
 
 pub async fn find_upload(tx: &mut Tx, upload: Uuid) -> Result<Option<Upload>> {
-    const SQL: &str = "SELECT upload_id, table_id, kind, state, read_version, fragments, \
+    const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
         schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
         expires_at_us FROM uploads WHERE upload_id = $1";
     run!(tx, |c| sqlx::query_as::<_, UploadRow>(SQL).bind(upload).fetch_optional(c).await)
@@ -225,7 +229,7 @@ pub async fn list_uploads(
     after: Uuid,
     page: &Page,
 ) -> Result<Vec<Upload>> {
-    const SQL: &str = "SELECT upload_id, table_id, kind, state, read_version, fragments, \
+    const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
         schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
         expires_at_us FROM uploads WHERE table_id = $1 AND upload_id > $2 AND state <> $3 \
         ORDER BY upload_id LIMIT $4";
@@ -263,7 +267,7 @@ pub async fn list_expired(
     stale_us: i64,
     limit: i64,
 ) -> Result<Vec<(Upload, Table)>> {
-    const SQL: &str = "SELECT upload_id, table_id, kind, state, read_version, fragments, \
+    const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
         schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
         expires_at_us FROM uploads WHERE expires_at_us <= $1 \
         AND (claimed_at_us IS NULL OR claimed_at_us <= $2) ORDER BY expires_at_us LIMIT $3";
@@ -278,6 +282,7 @@ pub async fn list_expired(
     for row in rows {
         let upload = row.into_upload()?;
         if let Some(table) = find_table_by_key(tx, upload.table_key).await? {
+            let table = Table { branch: upload.branch.clone(), ..table };
             expired.push((upload, table));
         }
     }

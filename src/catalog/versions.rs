@@ -1,10 +1,8 @@
 //! Versions: the index of the manifests in storage.
 
-use uuid::Uuid;
-
-use super::{Tx, failed, from_sql, run, to_sql};
+use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
-use crate::model::{MAIN_BRANCH, ManifestEntry, NamingScheme, Origin, Page, TableVersion};
+use crate::model::{ManifestEntry, NamingScheme, Origin, Page, Table, TableVersion};
 
 #[derive(sqlx::FromRow)]
 struct VersionRow {
@@ -18,13 +16,14 @@ struct VersionRow {
     transaction_id: Option<String>,
     committed_by: Option<String>,
     committed_at_us: i64,
+    properties: String,
 }
 
 impl VersionRow {
-    fn into_version(self) -> TableVersion {
+    fn into_version(self) -> Result<TableVersion> {
         let origin =
             if self.origin == Origin::Catalog.as_str() { Origin::Catalog } else { Origin::Foreign };
-        TableVersion {
+        Ok(TableVersion {
             manifest: ManifestEntry {
                 version: from_sql(self.version),
                 path: self.manifest_path,
@@ -38,7 +37,8 @@ impl VersionRow {
             transaction_id: self.transaction_id,
             committed_by: self.committed_by,
             committed_at_us: self.committed_at_us,
-        }
+            properties: from_json(&self.properties)?,
+        })
     }
 }
 
@@ -50,76 +50,83 @@ pub enum Order {
 }
 
 /// The newest version that the catalog knows.
-pub async fn find_latest(tx: &mut Tx, table: Uuid) -> Result<Option<TableVersion>> {
+pub async fn find_latest(tx: &mut Tx, table: &Table) -> Result<Option<TableVersion>> {
     const SQL: &str = "SELECT version, manifest_path, manifest_size, e_tag, naming_scheme, origin, \
-        operation, transaction_id, committed_by, committed_at_us FROM table_versions \
+        operation, transaction_id, committed_by, committed_at_us, properties FROM table_versions \
         WHERE table_id = $1 AND branch = $2 ORDER BY version DESC LIMIT 1";
     let row = run!(tx, |c| sqlx::query_as::<_, VersionRow>(SQL)
-        .bind(table)
-        .bind(MAIN_BRANCH)
+        .bind(table.key)
+        .bind(table.branch.as_str())
         .fetch_optional(c)
         .await)
     .map_err(|error| failed(error, "reading a version"))?;
-    Ok(row.map(VersionRow::into_version))
+    row.map(VersionRow::into_version).transpose()
 }
 
-pub async fn find_version(tx: &mut Tx, table: Uuid, version: u64) -> Result<Option<TableVersion>> {
+pub async fn find_version(
+    tx: &mut Tx,
+    table: &Table,
+    version: u64,
+) -> Result<Option<TableVersion>> {
     const SQL: &str = "SELECT version, manifest_path, manifest_size, e_tag, naming_scheme, origin, \
-        operation, transaction_id, committed_by, committed_at_us FROM table_versions \
+        operation, transaction_id, committed_by, committed_at_us, properties FROM table_versions \
         WHERE table_id = $1 AND branch = $2 AND version = $3";
     let row = run!(tx, |c| sqlx::query_as::<_, VersionRow>(SQL)
-        .bind(table)
-        .bind(MAIN_BRANCH)
+        .bind(table.key)
+        .bind(table.branch.as_str())
         .bind(to_sql(version))
         .fetch_optional(c)
         .await)
     .map_err(|error| failed(error, "reading a version"))?;
-    Ok(row.map(VersionRow::into_version))
+    row.map(VersionRow::into_version).transpose()
 }
 
 /// A page of versions; the page's key is the version number.
 pub async fn list_versions(
     tx: &mut Tx,
-    table: Uuid,
+    table: &Table,
     order: Order,
     after: Option<u64>,
     page: &Page,
 ) -> Result<Vec<TableVersion>> {
     const UP: &str = "SELECT version, manifest_path, manifest_size, e_tag, naming_scheme, origin, \
-        operation, transaction_id, committed_by, committed_at_us FROM table_versions \
+        operation, transaction_id, committed_by, committed_at_us, properties FROM table_versions \
         WHERE table_id = $1 AND branch = $2 AND version > $3 ORDER BY version LIMIT $4";
     const DOWN: &str = "SELECT version, manifest_path, manifest_size, e_tag, naming_scheme, origin, \
-        operation, transaction_id, committed_by, committed_at_us FROM table_versions \
+        operation, transaction_id, committed_by, committed_at_us, properties FROM table_versions \
         WHERE table_id = $1 AND branch = $2 AND version < $3 ORDER BY version DESC LIMIT $4";
     let (sql, start) = match order {
         Order::OldestFirst => (UP, -1),
         Order::NewestFirst => (DOWN, i64::MAX),
     };
     let rows = run!(tx, |c| sqlx::query_as::<_, VersionRow>(sql)
-        .bind(table)
-        .bind(MAIN_BRANCH)
+        .bind(table.key)
+        .bind(table.branch.as_str())
         .bind(after.map_or(start, to_sql))
         .bind(page.fetch_limit())
         .fetch_all(c)
         .await)
     .map_err(|error| failed(error, "listing versions"))?;
-    Ok(rows.into_iter().map(VersionRow::into_version).collect())
+    rows.into_iter().map(VersionRow::into_version).collect()
 }
 
 /// Records a version. What this server committed wins over what a reader adopted a moment before,
 /// because only the committer knows who did it; a second adoption changes nothing.
-pub async fn insert_version(tx: &mut Tx, table: Uuid, version: &TableVersion) -> Result<()> {
+pub async fn insert_version(tx: &mut Tx, table: &Table, version: &TableVersion) -> Result<()> {
     const SQL: &str = "INSERT INTO table_versions (table_id, branch, version, manifest_path, \
         manifest_size, e_tag, naming_scheme, origin, operation, transaction_id, committed_by, \
-        committed_at_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+        committed_at_us, properties) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
         ON CONFLICT (table_id, branch, version) DO UPDATE SET origin = excluded.origin, \
         operation = excluded.operation, transaction_id = excluded.transaction_id, \
-        committed_by = excluded.committed_by, committed_at_us = excluded.committed_at_us \
+        committed_by = excluded.committed_by, committed_at_us = excluded.committed_at_us, \
+        properties = excluded.properties \
         WHERE excluded.origin = 'catalog' AND table_versions.origin = 'foreign'";
     let manifest = &version.manifest;
+    let properties = to_json(&version.properties)?;
     run!(tx, |c| sqlx::query(SQL)
-        .bind(table)
-        .bind(MAIN_BRANCH)
+        .bind(table.key)
+        .bind(table.branch.as_str())
         .bind(to_sql(manifest.version))
         .bind(&manifest.path)
         .bind(manifest.size_bytes.map(to_sql))
@@ -130,6 +137,7 @@ pub async fn insert_version(tx: &mut Tx, table: Uuid, version: &TableVersion) ->
         .bind(&version.transaction_id)
         .bind(&version.committed_by)
         .bind(version.committed_at_us)
+        .bind(&properties)
         .execute(c)
         .await
         .map(drop))
@@ -137,12 +145,12 @@ pub async fn insert_version(tx: &mut Tx, table: Uuid, version: &TableVersion) ->
 }
 
 /// Forgets a version whose manifest is gone from storage, such as one that a clean-up removed.
-pub async fn delete_version(tx: &mut Tx, table: Uuid, version: u64) -> Result<()> {
+pub async fn delete_version(tx: &mut Tx, table: &Table, version: u64) -> Result<()> {
     const SQL: &str =
         "DELETE FROM table_versions WHERE table_id = $1 AND branch = $2 AND version = $3";
     run!(tx, |c| sqlx::query(SQL)
-        .bind(table)
-        .bind(MAIN_BRANCH)
+        .bind(table.key)
+        .bind(table.branch.as_str())
         .bind(to_sql(version))
         .execute(c)
         .await

@@ -9,7 +9,9 @@ use super::{CommitRequest, Engine, NewLocation, OnConflict};
 use crate::catalog::{namespaces, removals, tables, versions};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
-use crate::model::{Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion};
+use crate::model::{
+    Branch, Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion,
+};
 
 /// What making a table does when the name is taken by a table with data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +190,7 @@ impl Engine {
             key,
             id: id.clone(),
             location: folder.to_string(),
+            branch: Branch::main(),
             state: TableState::Created,
             properties,
         };
@@ -239,11 +242,12 @@ impl Engine {
             transaction_id: Some(transaction_id.to_string()),
             committed_by: Some(caller.name().into()),
             committed_at_us: self.now_us(),
+            properties: Properties::new(),
         };
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
-        versions::insert_version(&mut tx, table.key, &version).await?;
+        versions::insert_version(&mut tx, table, &version).await?;
         if !removals::cancel_removal(&mut tx, folder.as_str()).await? {
             return Err(Error::InvalidTableState(
                 "making the table took longer than an upload may live".into(),

@@ -12,7 +12,9 @@
 //!
 //! No connection is held while storage is at work.
 
+mod change;
 mod create;
+mod jobs;
 mod namespaces;
 mod once;
 mod publish;
@@ -25,14 +27,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::lake::{Lake, Location};
-use crate::model::{Clock, Table};
+use crate::model::{Branch, Clock, Table};
 
+pub use change::Made;
 pub use create::{CreateMode, Created, InsertMode, Inserted};
+pub use jobs::Begun;
 pub use namespaces::{Behavior, IfExists, IfMissing};
 pub use once::Once;
 pub use publish::{CommitOutcome, CommitRequest, OnConflict};
@@ -48,11 +54,25 @@ pub struct Engine {
     clock: Clock,
     upload_ttl: Duration,
     turns: Turns,
+    /// What has to come to its end even when its client hangs up, jobs among it.
+    work: TaskTracker,
+    job_turns: Arc<Semaphore>,
+    /// Who this process is among those that share a catalog.
+    process: Uuid,
 }
 
 impl Engine {
-    pub fn new(catalog: Catalog, lake: Lake, clock: Clock, upload_ttl: Duration) -> Self {
-        Self { catalog, lake, clock, upload_ttl, turns: Turns::default() }
+    pub fn new(
+        catalog: Catalog,
+        lake: Lake,
+        clock: Clock,
+        upload_ttl: Duration,
+        work: TaskTracker,
+    ) -> Self {
+        let job_turns = Arc::new(Semaphore::new(jobs::AT_ONCE));
+        let process = Uuid::now_v7();
+        let turns = Turns::default();
+        Self { catalog, lake, clock, upload_ttl, turns, work, job_turns, process }
     }
 
     /// Makes what every catalog has: the root namespace.
@@ -71,22 +91,29 @@ impl Engine {
     }
 }
 
+/// The folder of the table's branch.
 fn location_of(table: &Table) -> Location {
+    root_of(table).of_branch(&table.branch)
+}
+
+/// The folder of the table itself.
+fn root_of(table: &Table) -> Location {
     Location::from_stored(table.location.clone())
 }
 
-/// One commit at a time for each table in this process: writers that wait for each other here
+/// One commit at a time for each branch of a table in this process: writers that wait for each other here
 /// would otherwise race in storage, and all but one would have to go again.
 #[derive(Clone, Default)]
-struct Turns(Arc<Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>>);
+struct Turns(Arc<Mutex<HashMap<(Uuid, Branch), Arc<tokio::sync::Mutex<()>>>>>);
 
 impl Turns {
-    async fn take(&self, table: Uuid) -> tokio::sync::OwnedMutexGuard<()> {
+    async fn take(&self, table: &Table) -> tokio::sync::OwnedMutexGuard<()> {
+        let line = (table.key, table.branch.clone());
         let turn = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // A turn that only the map holds is nobody's: forget it, so that the map stays small.
-            turns.retain(|key, turn| *key == table || Arc::strong_count(turn) > 1);
-            turns.entry(table).or_default().clone()
+            turns.retain(|key, turn| *key == line || Arc::strong_count(turn) > 1);
+            turns.entry(line).or_default().clone()
         };
         turn.lock_owned().await
     }

@@ -104,7 +104,7 @@ impl Engine {
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<CommitOutcome> {
-        let _turn = self.turns.take(table.key).await;
+        let _turn = self.turns.take(table).await;
         let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
         if attempt == Attempt::AfterAnother
             && let Some(outcome) =
@@ -199,6 +199,7 @@ impl Engine {
                         transaction_id: Some(transaction_id.to_string()),
                         committed_by: Some(caller.name().into()),
                         committed_at_us: self.now_us(),
+                        properties: request.properties.clone(),
                     };
                     return Ok((version, published));
                 }
@@ -209,7 +210,7 @@ impl Engine {
                         && request.on_conflict == OnConflict::Rebase
                         && tries < MAX_FIRST_TRIES => {}
                 Err(Error::ConcurrentModification(conflict)) => {
-                    return Err(self.explain(table, request, *conflict).await);
+                    return Err(self.explain(table, request.read_version, *conflict).await);
                 }
                 Err(error) => return Err(error),
             }
@@ -244,7 +245,7 @@ impl Engine {
             retryable: true,
             ..Conflict::default()
         };
-        Err(self.explain(table, request, conflict).await)
+        Err(self.explain(table, request.read_version, conflict).await)
     }
 
     /// The version to check against: the newest, except that a merge is about the fragments of
@@ -264,32 +265,6 @@ impl Engine {
             return self.lake.snapshot(&location, version.manifest.version).await.map(Some);
         }
         self.lake.snapshot(&location, latest).await.map(Some)
-    }
-
-    /// Adds to a refusal what the table is at now and which operation won.
-    async fn explain(
-        &self,
-        table: &Table,
-        request: &CommitRequest,
-        mut conflict: Conflict,
-    ) -> Error {
-        let looked = async {
-            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
-            conflict.current_version = Some(latest);
-            if latest > 0 {
-                let winner = conflict
-                    .conflicting_version
-                    .filter(|version| *version > request.read_version && *version <= latest)
-                    .unwrap_or(latest);
-                let newest = self.lake.snapshot(&location_of(table), latest).await?;
-                conflict.conflicting_operation = newest.operation_of(winner).await;
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = looked.await {
-            tracing::warn!(table.id = %table.id, %error, "could not look at what won");
-        }
-        Error::conflict(conflict)
     }
 
     /// A version after the one read that this transaction made, if there is one, and its rows.
@@ -335,7 +310,7 @@ impl Engine {
                 return Err(Error::invalid_input(format!("upload {key} is named twice")));
             }
             let upload = self.find_upload(table, *key).await?;
-            check_kind(&upload, request)?;
+            check_kind(table, &upload, request)?;
             taken.push(Taken { upload, by: NamedBy::Id });
         }
         let files = data_files(&request.fragments);
@@ -444,7 +419,7 @@ impl Engine {
         let recorded = async {
             let answer = Self::answer_to_keep(outcome)?;
             let mut tx = self.catalog.write().await?;
-            versions::insert_version(&mut tx, table.key, &version).await?;
+            versions::insert_version(&mut tx, table, &version).await?;
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             uploads::end_claim(&mut tx, &outcome.transaction_id, UploadState::Committed).await?;
             if let Some(once) = once {
@@ -461,7 +436,13 @@ impl Engine {
     }
 }
 
-fn check_kind(upload: &Upload, request: &CommitRequest) -> Result<()> {
+fn check_kind(table: &Table, upload: &Upload, request: &CommitRequest) -> Result<()> {
+    if upload.branch != table.branch {
+        return Err(Error::invalid_input(format!(
+            "upload {} was made for branch '{}', not for '{}'",
+            upload.key, upload.branch, table.branch
+        )));
+    }
     let wanted = match request.change {
         Change::Merge => UploadKind::Columns,
         Change::Append | Change::Overwrite => UploadKind::Fragments,

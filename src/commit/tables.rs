@@ -7,7 +7,7 @@ use crate::catalog::tables::NewTable;
 use crate::catalog::{Tx, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
-use crate::model::{Caller, Namespace, Properties, Table, TableId, TableState};
+use crate::model::{Branch, Caller, Namespace, Properties, Table, TableId, TableState};
 
 /// Where a new table is to stand.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,7 @@ impl Engine {
             key,
             id: id.clone(),
             location: location_of_it.to_string(),
+            branch: Branch::main(),
             state: TableState::Declared,
             properties,
         };
@@ -94,6 +95,7 @@ impl Engine {
             key: Uuid::now_v7(),
             id: id.clone(),
             location: location.to_string(),
+            branch: Branch::main(),
             state: TableState::Created,
             properties,
         };

@@ -131,6 +131,7 @@ impl Engine {
     /// being committed.
     pub async fn abort_upload(&self, table: &Table, upload: Uuid, caller: &Caller) -> Result<()> {
         let found = self.find_upload(table, upload).await?;
+        let table = &Table { branch: found.branch.clone(), ..table.clone() };
         let is_taken = found.state == UploadState::Committing;
         if is_taken || !self.remove_unused(table, &found).await? {
             return Err(Error::InvalidTableState(format!("upload {upload} is committed")));
@@ -146,7 +147,7 @@ impl Engine {
     /// asked. No commit of this process is under way meanwhile, and none of another can take an
     /// upload that is claimed for removal.
     pub(super) async fn remove_unused(&self, table: &Table, upload: &Upload) -> Result<bool> {
-        let _turn = self.turns.take(table.key).await;
+        let _turn = self.turns.take(table).await;
         let claimed = {
             let mut tx = self.catalog.write().await?;
             let stale_us = self.now_us().saturating_sub(CLAIM_US);
@@ -213,6 +214,7 @@ impl Engine {
         let upload = Upload {
             key: Uuid::now_v7(),
             table_key: table.key,
+            branch: table.branch.clone(),
             kind,
             state: UploadState::Writing,
             read_version,

@@ -2,20 +2,33 @@
 
 use std::collections::HashSet;
 
-use super::{Engine, location_of};
+use super::{Engine, location_of, root_of};
 use crate::catalog::tables;
 use crate::catalog::versions::{self, Order};
 use crate::error::{Error, Result};
 use crate::lake::Snapshot;
-use crate::model::{Caller, ManifestEntry, Origin, Page, PageScope, Table, TableVersion};
+use crate::model::{
+    Branch, Caller, ManifestEntry, Origin, Page, PageScope, Properties, Table, TableVersion,
+};
 
 impl Engine {
+    /// The table on another of its branches.
+    ///
+    /// # Errors
+    /// `TableBranchNotFound`.
+    pub async fn on_branch(&self, table: Table, branch: Branch) -> Result<Table> {
+        if !branch.is_main() && !self.lake.has_branch(&root_of(&table), &branch).await? {
+            return Err(Error::TableBranchNotFound { table: table.id, branch });
+        }
+        Ok(Table { branch, ..table })
+    }
+
     /// The newest version that storage holds now, adopting what others committed meanwhile.
     /// `None` for a table that was never written to.
     pub async fn latest(&self, table: &Table) -> Result<Option<TableVersion>> {
         let known = {
             let mut tx = self.catalog.read().await?;
-            versions::find_latest(&mut tx, table.key).await?
+            versions::find_latest(&mut tx, table).await?
         };
         let newer = self
             .lake
@@ -44,8 +57,9 @@ impl Engine {
                 operation: None,
                 transaction_id: None,
                 committed_by: None,
+                properties: Properties::new(),
             };
-            versions::insert_version(&mut tx, table.key, &version).await?;
+            versions::insert_version(&mut tx, table, &version).await?;
             last = Some(version);
         }
         tables::mark_created(&mut tx, table.key, &Caller::server(), self.now_us()).await?;
@@ -80,7 +94,7 @@ impl Engine {
         // that was removed.
         let known = {
             let mut tx = self.catalog.read().await?;
-            versions::find_version(&mut tx, table.key, version).await?
+            versions::find_version(&mut tx, table, version).await?
         };
         let found = self.lake.find_manifest(&location_of(table), version).await?;
         match (found, known) {
@@ -91,7 +105,7 @@ impl Engine {
             }
             (None, Some(_)) => {
                 let mut tx = self.catalog.write().await?;
-                versions::delete_version(&mut tx, table.key, version).await?;
+                versions::delete_version(&mut tx, table, version).await?;
                 tx.commit().await?;
                 Err(not_found(table, version))
             }
@@ -122,7 +136,7 @@ impl Engine {
             self.reconcile(table).await?;
         }
         let mut tx = self.catalog.read().await?;
-        let mut rows = versions::list_versions(&mut tx, table.key, order, after, page).await?;
+        let mut rows = versions::list_versions(&mut tx, table, order, after, page).await?;
         let next = page.finish(&mut rows, |row| row.manifest.version.to_string());
         Ok((rows, next))
     }
@@ -137,8 +151,7 @@ impl Engine {
             let after = page.after.as_deref().and_then(|key| key.parse().ok());
             let mut tx = self.catalog.read().await?;
             let mut rows =
-                versions::list_versions(&mut tx, table.key, Order::OldestFirst, after, &page)
-                    .await?;
+                versions::list_versions(&mut tx, table, Order::OldestFirst, after, &page).await?;
             let more = page.finish(&mut rows, |row| row.manifest.version.to_string()).is_some();
             page.after = rows.last().map(|row| row.manifest.version.to_string());
             known.extend(rows.into_iter().map(|row| row.manifest.version));
@@ -152,7 +165,7 @@ impl Engine {
         if !gone.is_empty() {
             let mut tx = self.catalog.write().await?;
             for version in gone {
-                versions::delete_version(&mut tx, table.key, version).await?;
+                versions::delete_version(&mut tx, table, version).await?;
             }
             tx.commit().await?;
         }

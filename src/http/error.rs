@@ -63,6 +63,11 @@ fn status_and_code(error: &Error) -> (StatusCode, u32) {
         Error::NamespaceNotEmpty(_) => (StatusCode::CONFLICT, 3),
         Error::TableNotFound(_) => (StatusCode::NOT_FOUND, 4),
         Error::TableAlreadyExists(_) => (StatusCode::CONFLICT, 5),
+        Error::TableIndexNotFound { .. } => (StatusCode::NOT_FOUND, 6),
+        Error::TableIndexAlreadyExists(_) => (StatusCode::CONFLICT, 7),
+        Error::TableTagNotFound { .. } => (StatusCode::NOT_FOUND, 8),
+        Error::TableTagAlreadyExists { .. } => (StatusCode::CONFLICT, 9),
+        Error::TransactionNotFound(_) => (StatusCode::NOT_FOUND, 10),
         Error::TableVersionNotFound { .. } => (StatusCode::NOT_FOUND, 11),
         Error::TableColumnNotFound(_) => (StatusCode::NOT_FOUND, 12),
         Error::InvalidInput(_) => (StatusCode::BAD_REQUEST, 13),
@@ -71,6 +76,8 @@ fn status_and_code(error: &Error) -> (StatusCode, u32) {
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, 18),
         Error::InvalidTableState(_) => (StatusCode::CONFLICT, 19),
         Error::TableSchemaValidation(_) => (StatusCode::BAD_REQUEST, 20),
+        Error::TableBranchNotFound { .. } => (StatusCode::NOT_FOUND, 22),
+        Error::TableBranchAlreadyExists { .. } => (StatusCode::CONFLICT, 23),
     }
 }
 

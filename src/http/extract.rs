@@ -15,7 +15,7 @@ use utoipa::openapi::{Required, Schema};
 use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
-use crate::model::{Caller, MAIN_BRANCH, NamespaceId, TableId};
+use crate::model::{Caller, NamespaceId, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
@@ -229,13 +229,4 @@ pub fn one_of<T: Copy>(
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         Error::invalid_input(format!("unknown {what} '{given}'; known are: {}", known.join(", ")))
     })
-}
-
-/// # Errors
-/// `Unsupported` for any branch but the main one.
-pub fn only_main_branch(branch: Option<&str>) -> Result<()> {
-    match branch {
-        None | Some(MAIN_BRANCH) => Ok(()),
-        Some(_) => Err(Error::Unsupported("branches are not served yet".into())),
-    }
 }

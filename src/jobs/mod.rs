@@ -1,5 +1,6 @@
 //! Background work.
 
+mod resume;
 mod sweep;
 
 use std::time::Duration;
@@ -16,5 +17,6 @@ pub fn start(
     stop: CancellationToken,
     tracker: &TaskTracker,
 ) {
+    tracker.spawn(resume::run(engine.clone(), stop.clone()));
     tracker.spawn(sweep::run(engine, gc_interval, stop));
 }

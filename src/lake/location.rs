@@ -6,6 +6,10 @@ use std::path::{Component, PathBuf};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::model::Branch;
+
+/// The folder of a table that holds those of its branches; Lance's own choice.
+const BRANCHES_DIR: &str = "tree";
 
 /// The folder of one table: an absolute local path, or a URI such as `s3://bucket/prefix`.
 /// Never with a trailing slash, never with `.` or `..` parts.
@@ -28,6 +32,14 @@ impl Location {
             return self.0.clone();
         }
         url_of_path(&self.0)
+    }
+
+    /// The folder of one of the table's branches, where Lance keeps it.
+    pub fn of_branch(&self, branch: &Branch) -> Self {
+        match branch.beside_main() {
+            None => self.clone(),
+            Some(name) => Self(format!("{}/{BRANCHES_DIR}/{name}", self.0.trim_end_matches('/'))),
+        }
     }
 
     fn is_inside(&self, prefix: &Location) -> bool {

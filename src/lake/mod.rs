@@ -2,9 +2,11 @@
 //!
 //! It knows locations and versions, not names: a table's name is the catalog's business.
 
+mod change;
 mod columns;
 mod expression;
 mod failure;
+mod guard;
 mod location;
 mod probe;
 mod publish;
@@ -31,6 +33,8 @@ use object_store::path::Path;
 
 use crate::error::{Error, Result};
 
+pub use change::{Changed, Meanwhile, Terms};
+pub use guard::Landed;
 pub use location::{Location, Locations};
 pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::{Query, Selection, Vectors};

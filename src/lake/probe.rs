@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use futures::TryStreamExt;
+use lance::dataset::refs::branch_contents_path;
 use lance_table::io::commit::ManifestNamingScheme;
 use object_store::{ObjectMeta, ObjectStoreExt};
 
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
-use crate::model::{ManifestEntry, NamingScheme};
+use crate::model::{Branch, ManifestEntry, NamingScheme};
 
 /// The folder of a table that holds its manifests.
 const VERSIONS_DIR: &str = "_versions";
@@ -78,6 +79,16 @@ impl Lake {
             used.extend(files.iter().filter(|file| held.contains(file.as_str())).cloned());
         }
         Ok(used)
+    }
+
+    /// Whether the table in the folder has the branch.
+    pub async fn has_branch(&self, root: &Location, branch: &Branch) -> Result<bool> {
+        let (store, base) = self.store(root).await?;
+        match store.inner.head(&branch_contents_path(&base, branch.as_str())).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(Error::internal("looking for a branch", error)),
+        }
     }
 
     /// The manifest of one version, if storage holds it.

@@ -8,19 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use futures::stream::BoxStream;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::dataset::{CommitBuilder, WriteDestination};
 use lance::datatypes::Schema;
-use lance_io::object_store::ObjectStore;
-use lance_table::format::{Fragment, IndexMetadata, Manifest};
-use lance_table::io::commit::{
-    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-};
-use object_store::path::Path;
+use lance_table::format::{Fragment, Manifest};
+use lance_table::io::commit::ManifestLocation;
 use uuid::Uuid;
 
+use super::guard::Guard;
 use super::snapshot::fragment_from_json;
 use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
 use crate::error::{Conflict, Error, Result};
@@ -320,9 +315,9 @@ impl Lake {
         // A first version must not land on top of somebody else's first version either.
         let strict = rules.strict || base.is_none();
         let guard = Guard {
-            inner: self.commit_handler(location).await?,
             expected: strict.then_some(rules.read_version + 1),
             new_files: prepared.new_files,
+            ..Guard::new(self.commit_handler(location).await?)
         };
         builder = builder.with_commit_handler(Arc::new(guard));
         if strict {
@@ -347,7 +342,7 @@ impl Lake {
     }
 }
 
-fn manifest_entry(manifest: &Manifest, location: &ManifestLocation) -> ManifestEntry {
+pub(super) fn manifest_entry(manifest: &Manifest, location: &ManifestLocation) -> ManifestEntry {
     ManifestEntry {
         version: location.version,
         path: location.path.to_string(),
@@ -436,125 +431,4 @@ fn extended(
         so_far.files.push(file);
     }
     Ok(so_far)
-}
-
-/// Lance's commit handler, stopped just before the put by what must not happen.
-#[derive(Debug)]
-struct Guard {
-    inner: Arc<dyn CommitHandler>,
-    /// The only version that may be put, for a strict commit.
-    expected: Option<u64>,
-    /// Files whose rows must not be in the table yet: committing one twice would double them.
-    new_files: HashSet<String>,
-}
-
-impl Guard {
-    fn check(&self, manifest: &Manifest) -> Result<()> {
-        if self.expected.is_some_and(|expected| expected != manifest.version) {
-            let current = manifest.version - 1;
-            return Err(Error::conflict(Conflict {
-                message: format!("the table moved on: version {current} stands already"),
-                current_version: Some(current),
-                retryable: true,
-                ..Conflict::default()
-            }));
-        }
-        if self.new_files.is_empty() {
-            return Ok(());
-        }
-        // Each new file is in the manifest once. Twice means that another commit brought it, even
-        // one that landed after this one was prepared.
-        let mut seen = HashSet::new();
-        for file in manifest.fragments.iter().flat_map(|fragment| &fragment.files) {
-            if self.new_files.contains(&file.path) && !seen.insert(file.path.as_str()) {
-                return Err(Error::invalid_input(format!(
-                    "the data file '{}' is in the table already",
-                    file.path
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl CommitHandler for Guard {
-    fn is_version_not_found_definitive(&self) -> bool {
-        self.inner.is_version_not_found_definitive()
-    }
-
-    fn propagate_commit_error_after_success(&self) -> bool {
-        self.inner.propagate_commit_error_after_success()
-    }
-
-    async fn resolve_latest_location(
-        &self,
-        base_path: &Path,
-        object_store: &ObjectStore,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_latest_location(base_path, object_store).await
-    }
-
-    async fn resolve_version_location(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn object_store::ObjectStore,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_version_location(base_path, version, object_store).await
-    }
-
-    async fn version_exists(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn object_store::ObjectStore,
-        naming_scheme: ManifestNamingScheme,
-    ) -> lance::Result<bool> {
-        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
-    }
-
-    fn list_manifest_locations<'a>(
-        &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        sorted_descending: bool,
-    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
-    }
-
-    fn list_manifest_locations_since<'a>(
-        &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        since_version: u64,
-    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_manifest_locations_since(base_path, object_store, since_version)
-    }
-
-    async fn commit(
-        &self,
-        manifest: &mut Manifest,
-        indices: Option<Vec<IndexMetadata>>,
-        base_path: &Path,
-        object_store: &ObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
-        transaction: Option<lance_table::format::Transaction>,
-    ) -> std::result::Result<ManifestLocation, CommitError> {
-        if let Err(refusal) = self.check(manifest) {
-            return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
-        }
-        self.inner
-            .commit(
-                manifest,
-                indices,
-                base_path,
-                object_store,
-                manifest_writer,
-                naming_scheme,
-                transaction,
-            )
-            .await
-    }
 }

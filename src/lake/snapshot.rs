@@ -18,6 +18,7 @@ pub struct Snapshot {
     pub(super) dataset: Arc<Dataset>,
     pub(super) location: Location,
     pub(super) readers: Readers,
+    pub(super) lake: Lake,
 }
 
 /// What a description tells without reading data.
@@ -42,6 +43,7 @@ impl Lake {
             dataset: Arc::new(dataset),
             location: location.clone(),
             readers: self.readers.clone(),
+            lake: self.clone(),
         })
     }
 }

@@ -17,6 +17,11 @@ impl Caller {
         Self { name: "tiltyard".into() }
     }
 
+    /// A caller whose name was recorded.
+    pub fn from_stored(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+
     /// The name that is recorded with a change.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,16 +1,20 @@
 //! The nouns: validated, without I/O.
 
+mod branch;
 mod caller;
 mod clock;
 mod ids;
+mod job;
 mod manifest;
 mod page;
 mod table;
 mod upload;
 
+pub use branch::Branch;
 pub use caller::Caller;
 pub use clock::Clock;
 pub use ids::{Name, NamespaceId, TableId};
+pub use job::{Job, JobKind, JobState};
 pub use manifest::{ManifestEntry, NamingScheme};
 pub use page::{Page, PageScope};
 pub use table::{Namespace, Origin, Properties, Table, TableState, TableVersion};
@@ -28,6 +32,3 @@ impl Invalid {
 }
 
 type Result<T> = std::result::Result<T, Invalid>;
-
-/// The branch that a table is on when nothing else is said.
-pub const MAIN_BRANCH: &str = "main";

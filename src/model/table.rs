@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{ManifestEntry, NamespaceId, TableId};
+use super::{Branch, ManifestEntry, NamespaceId, TableId};
 
 /// What a caller stores with a namespace or a table.
 pub type Properties = BTreeMap<String, String>;
@@ -34,12 +34,15 @@ impl TableState {
     }
 }
 
-/// A table as the catalog knows it. `key` stays the same through a rename.
+/// A table as the catalog knows it, on one of its branches. `key` stays the same through a rename.
 #[derive(Debug, Clone)]
 pub struct Table {
     pub key: Uuid,
     pub id: TableId,
+    /// The folder of the table, which is that of its main branch.
     pub location: String,
+    /// The line of versions that is meant when the table is read or changed.
+    pub branch: Branch,
     pub state: TableState,
     pub properties: Properties,
 }
@@ -75,4 +78,6 @@ pub struct TableVersion {
     pub committed_by: Option<String>,
     /// Microseconds since the Unix epoch.
     pub committed_at_us: i64,
+    /// What callers keep with the transaction that made it.
+    pub properties: Properties,
 }

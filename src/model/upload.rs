@@ -1,5 +1,7 @@
 use uuid::Uuid;
 
+use super::Branch;
+
 /// What an upload carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadKind {
@@ -73,6 +75,8 @@ pub struct Staged {
 pub struct Upload {
     pub key: Uuid,
     pub table_key: Uuid,
+    /// The branch in whose folder the files are.
+    pub branch: Branch,
     pub kind: UploadKind,
     pub state: UploadState,
     /// The version that the data was written against; 0 for a table without one.

@@ -12,11 +12,9 @@ use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{
-    CommitBytes, ObjectId, TablePath, one_of, only_main_branch, parse_json,
-};
+use crate::http::extract::{CommitBytes, ObjectId, TablePath, one_of, parse_json};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
-use crate::http::namespace::tables::get_table;
+use crate::http::namespace::tables::get_table_on;
 use crate::http::openapi::{Context, FragmentMetadata, Identity, JsonArrowSchema};
 use crate::lake::Change;
 use crate::model::{Caller, Properties};
@@ -51,7 +49,7 @@ pub struct CommitTableRequest {
     /// Whether this commit may share a version with others that wait; no commit does so far.
     #[allow(dead_code, reason = "commits are not grouped yet, so that both values mean the same")]
     coalesce: Option<bool>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
     /// Kept in the version's transaction.
     properties: Option<Properties>,
@@ -59,7 +57,6 @@ pub struct CommitTableRequest {
 
 impl CommitTableRequest {
     fn into_commit(self) -> Result<CommitRequest> {
-        only_main_branch(self.branch.as_deref())?;
         let operations = [
             ("append", Change::Append),
             ("overwrite", Change::Overwrite),
@@ -135,9 +132,9 @@ pub async fn commit_table(
 ) -> ApiResult<Reply<CommitTableResponse>> {
     let request: CommitTableRequest = parse_commit(body.clone()).await?;
     let id = path.matching(request.id.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let request = request.into_commit()?;
-    let route = format!("CommitTable {}", table.key);
+    let route = format!("CommitTable {} {}", table.key, table.branch);
     let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &body));
     let outcome = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.commit_table(&table, request, once.as_ref(), &caller).await

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::http::AppState;
 use crate::http::arrow::{Framing, respond};
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{ObjectId, Query, TablePath, only_main_branch};
-use crate::http::namespace::tables::{get_table, to_wire};
+use crate::http::extract::{ObjectId, Query, TablePath};
+use crate::http::namespace::tables::{get_table_on, to_wire};
 use crate::http::openapi::{ArrowBytes, FragmentMetadata, JsonArrowSchema};
 use crate::lake::{self, Selection};
 use crate::model::Caller;
@@ -22,7 +22,7 @@ use crate::model::Caller;
 pub struct ListFragmentsQuery {
     /// The version whose fragments to list; the newest when absent.
     version: Option<u64>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -43,8 +43,7 @@ pub async fn list_fragments(
     TablePath(id): TablePath,
     Query(query): Query<ListFragmentsQuery>,
 ) -> ApiResult<Reply<ListFragmentsResponse>> {
-    only_main_branch(query.branch.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let snapshot = state.engine.open(&table, query.version).await?;
     Ok(Reply(ListFragmentsResponse {
         version: snapshot.version(),
@@ -64,7 +63,7 @@ pub struct ReadFragmentQuery {
     filter: Option<String>,
     /// The most rows of one batch.
     batch_size: Option<usize>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -97,11 +96,10 @@ pub async fn read_fragment(
     Path(segment): Path<FragmentSegment>,
     Query(query): Query<ReadFragmentQuery>,
 ) -> ApiResult<Response> {
-    only_main_branch(query.branch.as_deref())?;
     let fragment = segment.number()?;
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let version = query.version;
     let query = query.into_query()?;
-    let table = get_table(&state, &id).await?;
     let snapshot = state.engine.open(&table, version).await?;
     respond(snapshot.read_fragment(fragment, &query).await?, Framing::Stream).await
 }

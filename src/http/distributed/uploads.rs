@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{ObjectId, Query, TablePath, one_of, only_main_branch};
+use crate::http::extract::{ObjectId, Query, TablePath, one_of};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::namespaces::PageQuery;
-use crate::http::namespace::tables::{get_table, to_wire};
+use crate::http::namespace::tables::{get_table, get_table_on, to_wire};
 use crate::http::openapi::{ArrowBytes, FragmentMetadata, JsonArrowSchema};
 use crate::lake::{WriteMode, WriteOptions};
 use crate::model::{Caller, Page, PageScope, Upload};
@@ -33,7 +33,7 @@ pub struct UploadFragmentsQuery {
     data_storage_version: Option<String>,
     /// For the first version of a table only.
     enable_stable_row_ids: Option<bool>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -62,7 +62,6 @@ pub async fn upload_fragments(
     Query(query): Query<UploadFragmentsQuery>,
     body: ArrowBody,
 ) -> ApiResult<Reply<UploadFragmentsResponse>> {
-    only_main_branch(query.branch.as_deref())?;
     let modes = [
         ("append", Some(WriteMode::Append)),
         ("create", Some(WriteMode::Create)),
@@ -75,7 +74,7 @@ pub async fn upload_fragments(
         data_storage_version: query.data_storage_version,
         enable_stable_row_ids: query.enable_stable_row_ids == Some(true),
     };
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let batches = body.into_batches().await?;
     let staged = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.upload_fragments(&table, mode, batches, &options, &caller).await
@@ -98,7 +97,7 @@ pub async fn upload_fragments(
 pub struct UploadFragmentColumnsQuery {
     /// The version whose fragment gets the columns; the newest when absent.
     read_version: Option<u64>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -142,9 +141,8 @@ pub async fn upload_fragment_columns(
     Query(query): Query<UploadFragmentColumnsQuery>,
     body: ArrowBody,
 ) -> ApiResult<Reply<UploadFragmentColumnsResponse>> {
-    only_main_branch(query.branch.as_deref())?;
     let fragment = segment.number()?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let batches = body.into_batches().await?;
     let staged = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.upload_columns(&table, fragment, query.read_version, batches, &caller).await
@@ -164,6 +162,8 @@ pub async fn upload_fragment_columns(
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UploadSummary {
     upload_id: Uuid,
+    /// The branch that it is for.
+    branch: String,
     /// `fragments` or `columns`.
     kind: String,
     /// `writing`, `staged`, `committing` or `removing`.
@@ -182,6 +182,7 @@ impl From<Upload> for UploadSummary {
     fn from(upload: Upload) -> Self {
         Self {
             upload_id: upload.key,
+            branch: upload.branch.to_string(),
             kind: upload.kind.as_str().into(),
             state: upload.state.as_str().into(),
             num_rows: upload.staged.num_rows,

@@ -8,13 +8,13 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 
-use super::tables::get_table;
+use super::tables::get_table_on;
 use crate::commit::{CreateMode, InsertMode, NewLocation};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{ObjectId, Query, TablePath, one_of, only_main_branch};
+use crate::http::extract::{ObjectId, Query, TablePath, one_of};
 use crate::http::openapi::{ArrowBytes, Context};
 use crate::model::{Caller, Properties};
 
@@ -134,7 +134,7 @@ pub async fn create_table(
 pub struct InsertIntoTableQuery {
     /// `Append` (default) or `Overwrite`.
     mode: Option<String>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -164,8 +164,7 @@ pub async fn insert_into_table(
 ) -> ApiResult<Reply<InsertIntoTableResponse>> {
     let modes = [("Append", InsertMode::Append), ("Overwrite", InsertMode::Overwrite)];
     let mode = one_of("mode", query.mode.as_deref(), &modes, InsertMode::Append)?;
-    only_main_branch(query.branch.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let batches = body.into_batches().await?;
     let inserted = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.insert_rows(&table, mode, batches, &caller).await

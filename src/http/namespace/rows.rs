@@ -8,12 +8,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::tables::get_table;
+use super::tables::get_table_on;
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::{Framing, respond};
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{Json, ObjectId, TablePath, only_main_branch};
+use crate::http::extract::{Json, ObjectId, TablePath};
 use crate::http::openapi::{ArrowBytes, Envelope};
 use crate::lake::{Query, Selection, Vectors};
 use crate::model::Caller;
@@ -40,7 +40,7 @@ pub struct QueryColumns {
 pub struct QueryTableRequest {
     #[serde(flatten)]
     envelope: Envelope,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
     bypass_vector_index: Option<bool>,
     columns: Option<QueryColumns>,
@@ -152,10 +152,9 @@ pub async fn query_table(
     Json(request): Json<QueryTableRequest>,
 ) -> ApiResult<Response> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    only_main_branch(request.branch.as_deref())?;
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let version = request.version;
     let query = request.into_query()?;
-    let table = get_table(&state, &id).await?;
     let snapshot = state.engine.open(&table, version).await?;
     respond(snapshot.query(&query).await?, Framing::File).await
 }
@@ -167,7 +166,7 @@ pub struct CountTableRowsRequest {
     /// The version to count; the newest when absent.
     #[schema(minimum = 0)]
     version: Option<u64>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
     /// A SQL expression; all rows when absent.
     predicate: Option<String>,
@@ -184,8 +183,7 @@ pub async fn count_table_rows(
     Json(request): Json<CountTableRowsRequest>,
 ) -> ApiResult<Reply<u64>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    only_main_branch(request.branch.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let snapshot = state.engine.open(&table, request.version).await?;
     let predicate = request.predicate.as_deref().filter(|text| !text.trim().is_empty());
     Ok(Reply(snapshot.count_rows(predicate).await?))

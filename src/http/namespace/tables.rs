@@ -15,16 +15,31 @@ use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{
     Delimiter, DelimiterParam, Json, NamespacePath, ObjectId, Query, TablePath, one_of,
-    only_main_branch,
 };
 use crate::http::openapi::{Context, Envelope, JsonArrowSchema};
 use crate::lake::{Location, wire_schema};
-use crate::model::{Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState};
+use crate::model::{
+    Branch, Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState,
+};
 
 /// Finds the table, or says that it is not there.
 pub(in crate::http) async fn get_table(state: &AppState, id: &TableId) -> Result<Table> {
     let mut tx = state.catalog.read().await?;
     rows::get_table(&mut tx, id).await
+}
+
+/// Finds the table on one of its branches, on the main one when none is named.
+///
+/// # Errors
+/// `TableNotFound`, `TableBranchNotFound`; `InvalidInput` for what no branch can be called.
+pub(in crate::http) async fn get_table_on(
+    state: &AppState,
+    id: &TableId,
+    branch: Option<&str>,
+) -> Result<Table> {
+    let branch = Branch::parse(branch)?;
+    let table = get_table(state, id).await?;
+    state.engine.on_branch(table, branch).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -262,12 +277,11 @@ pub async fn describe_table(
     Json(request): Json<DescribeTableRequest>,
 ) -> ApiResult<Reply<DescribeTableResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    only_main_branch(request.branch.as_deref())?;
     if request.tag.is_some() {
         return Err(Error::Unsupported("tags are not served yet".into()).into());
     }
     let either = |one: Option<bool>, other: Option<bool>| one == Some(true) || other == Some(true);
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let mut response = DescribeTableResponse {
         location: table.location.clone(),
         properties: table.properties.clone(),

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::namespaces::PageQuery;
-use super::tables::get_table;
+use super::tables::get_table_on;
 use crate::catalog::versions::Order;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{Json, ObjectId, Query, TablePath, only_main_branch};
+use crate::http::extract::{Json, ObjectId, Query, TablePath};
 use crate::http::openapi::{Context, Envelope};
 use crate::model::{self, Caller, Page, PageScope, Properties};
 
@@ -58,7 +58,7 @@ impl From<model::TableVersion> for TableVersion {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListTableVersionsQuery {
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
     /// Whether the newest comes first; the oldest does when absent.
     descending: Option<bool>,
@@ -84,13 +84,12 @@ pub async fn list_table_versions(
     Query(query): Query<PageQuery>,
     Query(options): Query<ListTableVersionsQuery>,
 ) -> ApiResult<Reply<ListTableVersionsResponse>> {
-    only_main_branch(options.branch.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, options.branch.as_deref()).await?;
     let (order, word) = match options.descending {
         Some(true) => (Order::NewestFirst, "descending"),
         _ => (Order::OldestFirst, "ascending"),
     };
-    let scope = PageScope::new("versions", &format!("{} {word}", table.key));
+    let scope = PageScope::new("versions", &format!("{} {} {word}", table.key, table.branch));
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
     let (versions, page_token) = state.engine.list_versions(&table, order, &page).await?;
     let versions = versions.into_iter().map(TableVersion::from).collect();
@@ -104,7 +103,7 @@ pub struct DescribeTableVersionRequest {
     /// The version to describe; the newest when absent.
     #[schema(minimum = 0)]
     version: Option<u64>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
 }
 
@@ -126,8 +125,7 @@ pub async fn describe_table_version(
     Json(request): Json<DescribeTableVersionRequest>,
 ) -> ApiResult<Reply<DescribeTableVersionResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    only_main_branch(request.branch.as_deref())?;
-    let table = get_table(&state, &id).await?;
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let found = match request.version {
         Some(version) => state.engine.describe_version(&table, version).await?,
         None => state

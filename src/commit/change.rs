@@ -1,0 +1,168 @@
+//! Changes that Lance commits itself: rows that change, columns, indexes, metadata.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Engine, location_of};
+use crate::catalog::{tables, versions};
+use crate::error::{Conflict, Error, Result};
+use crate::lake::{Changed, Landed, Snapshot};
+use crate::model::{Caller, Origin, Properties, Table, TableVersion};
+
+/// Whether others in this process wait while a change is being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// One after the other: what would otherwise race in storage and have to go again.
+    Take,
+    /// The change takes long and Lance can rebase it: others commit meanwhile.
+    Leave,
+}
+
+/// A change that was made.
+#[derive(Debug, Clone)]
+pub struct Made<T> {
+    pub value: T,
+    /// The newest version that it put; that on which it found nothing to do, when it put none.
+    pub version: u64,
+    /// The UUID of the transaction of that version; `None` when nothing was put.
+    pub transaction_id: Option<String>,
+}
+
+/// How long a change that others get in the way of is made anew.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it waits before it is, at first.
+const PAUSE: Duration = Duration::from_millis(10);
+
+impl Engine {
+    /// Makes a change on the newest version of the table and records what landed. A change that
+    /// others got in the way of, and that a later try can make, is made anew on what they left.
+    ///
+    /// # Errors
+    /// `InvalidTableState` for a table that was never written to; `ConcurrentModification` when
+    /// others were in the way every time; what the change itself ends with.
+    pub(super) async fn change<T, W, F>(
+        &self,
+        table: &Table,
+        turn: Turn,
+        caller: &Caller,
+        work: W,
+    ) -> Result<Made<T>>
+    where
+        W: Fn(Snapshot) -> F,
+        F: Future<Output = Changed<T>>,
+    {
+        self.change_within(table, turn, PATIENCE, caller, work).await
+    }
+
+    /// As [`Self::change`], with another patience.
+    pub(super) async fn change_within<T, W, F>(
+        &self,
+        table: &Table,
+        turn: Turn,
+        patience: Duration,
+        caller: &Caller,
+        work: W,
+    ) -> Result<Made<T>>
+    where
+        W: Fn(Snapshot) -> F,
+        F: Future<Output = Changed<T>>,
+    {
+        let _turn = match turn {
+            Turn::Take => Some(self.turns.take(table).await),
+            Turn::Leave => None,
+        };
+        let deadline = Instant::now() + patience;
+        let mut pause = PAUSE;
+        loop {
+            let snapshot = self.open(table, None).await?;
+            let read_version = snapshot.version();
+            let changed = work(snapshot).await;
+            self.record_landed_versions(table, &changed.landed, caller).await;
+            let last = changed.landed.last();
+            match changed.outcome {
+                Ok(value) => {
+                    let version = last.map_or(read_version, |landed| landed.manifest.version);
+                    let transaction_id = last.and_then(|landed| landed.transaction_id.clone());
+                    tracing::info!(table.id = %table.id, %caller, version, "changed {}", table.id);
+                    return Ok(Made { value, version, transaction_id });
+                }
+                Err(Error::ConcurrentModification(conflict))
+                    if conflict.retryable
+                        && changed.landed.is_empty()
+                        && Instant::now() + pause < deadline =>
+                {
+                    tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                Err(Error::ConcurrentModification(conflict)) => {
+                    return Err(self.explain(table, read_version, *conflict).await);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Adds to a refusal what the table is at now and which operation won.
+    pub(super) async fn explain(
+        &self,
+        table: &Table,
+        read_version: u64,
+        mut conflict: Conflict,
+    ) -> Error {
+        let looked = async {
+            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+            conflict.current_version = Some(latest);
+            if latest > 0 {
+                let winner = conflict
+                    .conflicting_version
+                    .filter(|version| *version > read_version && *version <= latest)
+                    .unwrap_or(latest);
+                let newest = self.lake.snapshot(&location_of(table), latest).await?;
+                conflict.conflicting_operation = newest.operation_of(winner).await;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(table.id = %table.id, %error, "could not look at what won");
+        }
+        Error::conflict(conflict)
+    }
+
+    /// Writes down versions that stand. A failure here is no failure of the change: whoever looks
+    /// next adopts them.
+    pub(super) async fn record_landed_versions(
+        &self,
+        table: &Table,
+        landed: &[Landed],
+        caller: &Caller,
+    ) {
+        if landed.is_empty() {
+            return;
+        }
+        let recorded = async {
+            let mut tx = self.catalog.write().await?;
+            for landed in landed {
+                let version = TableVersion {
+                    manifest: landed.manifest.clone(),
+                    origin: Origin::Catalog,
+                    operation: landed.operation.clone(),
+                    transaction_id: landed.transaction_id.clone(),
+                    committed_by: Some(caller.name().into()),
+                    committed_at_us: self.now_us(),
+                    properties: Properties::new(),
+                };
+                versions::insert_version(&mut tx, table, &version).await?;
+            }
+            tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(
+                table.id = %table.id, %error,
+                "a change stands in storage but could not be recorded; it will be adopted"
+            );
+        }
+    }
+}

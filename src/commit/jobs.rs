@@ -1,0 +1,211 @@
+//! Work that outlasts its request.
+//!
+//! A job is a row before it is begun. Whoever runs it holds it, and gives signs of life; a job whose
+//! holder fell silent is begun again by whoever sweeps next, so that each kind of work must be one
+//! that can be done twice.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::Engine;
+use crate::catalog::jobs::{self, Ending};
+use crate::catalog::tables;
+use crate::error::{Error, Result};
+use crate::model::{Caller, Job, JobKind, JobState, Properties, Table};
+
+/// How long a job is taken to be alive without a sign of life.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often it gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// How many jobs one process runs at a time; the others wait.
+pub(super) const AT_ONCE: usize = 2;
+/// How many abandoned jobs one sweep takes up.
+const BATCH: i64 = 16;
+
+/// A job that was begun, and how it will end.
+pub struct Begun {
+    pub job: Uuid,
+    end: JoinHandle<Result<Option<u64>>>,
+}
+
+impl Begun {
+    /// Waits for the end of a job that is a short one.
+    ///
+    /// # Errors
+    /// What the job ended with, if it failed within `patience`.
+    pub async fn wait(&mut self, patience: Duration) -> Result<()> {
+        match tokio::time::timeout(patience, &mut self.end).await {
+            Ok(Ok(outcome)) => outcome.map(drop),
+            Ok(Err(error)) => Err(Error::internal("a job stopped", error)),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Notes a job and begins it.
+    pub(super) async fn begin_job(
+        &self,
+        table: &Table,
+        kind: JobKind,
+        request: &impl Serialize,
+        caller: &Caller,
+    ) -> Result<Begun> {
+        let request = serde_json::to_string(request)
+            .map_err(|error| Error::internal("noting a job", error))?;
+        let now_us = self.now_us();
+        let job = Job {
+            key: Uuid::now_v7(),
+            table_key: table.key,
+            branch: table.branch.clone(),
+            kind,
+            request,
+            state: JobState::Queued,
+            error: None,
+            version: None,
+            properties: Properties::new(),
+            created_by: caller.name().into(),
+            created_at_us: now_us,
+            updated_at_us: now_us,
+        };
+        let mut tx = self.catalog.write().await?;
+        jobs::insert_job(&mut tx, &job, self.process, self.after_us(LEASE)).await?;
+        tx.commit().await?;
+        tracing::info!(table.id = %table.id, %caller, job.id = %job.key, "began to {}", kind.as_str());
+        Ok(self.spawn_job(job))
+    }
+
+    /// Takes up jobs whose holders fell silent. Answers how many.
+    pub async fn resume_jobs(&self) -> Result<usize> {
+        let abandoned = {
+            let mut tx = self.catalog.read().await?;
+            jobs::list_abandoned(&mut tx, self.now_us(), BATCH).await?
+        };
+        let mut taken = 0;
+        for job in abandoned {
+            let mut tx = self.catalog.write().await?;
+            let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
+            let is_ours = jobs::take_job(&mut tx, job.key, self.process, now_us, lease_us).await?;
+            tx.commit().await?;
+            if is_ours {
+                tracing::info!(job.id = %job.key, "took up a job that was left");
+                self.spawn_job(job);
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn spawn_job(&self, job: Job) -> Begun {
+        let key = job.key;
+        let engine = self.clone();
+        let run = async move { engine.run_job(job).await };
+        Begun { job: key, end: self.work.spawn(run.in_current_span()) }
+    }
+
+    /// Does the work of a job while giving signs of life, and notes how it ended.
+    async fn run_job(&self, job: Job) -> Result<Option<u64>> {
+        let work = async {
+            let turn = self.job_turns.acquire().await;
+            let _turn = turn.map_err(|error| Error::internal("waiting for a turn", error))?;
+            if !self.give_sign_of_life(&job, JobState::Running).await {
+                return Err(lost());
+            }
+            self.work_of(&job).await
+        };
+        let outcome = tokio::select! {
+            outcome = Box::pin(work) => outcome,
+            () = self.until_lost(&job) => Err(lost()),
+        };
+        let text = outcome.as_ref().err().map(|error| match error {
+            Error::Internal { .. } => "the server failed; its log tells more".to_owned(),
+            error => error.to_string(),
+        });
+        let state = if outcome.is_ok() { JobState::Succeeded } else { JobState::Failed };
+        let version = outcome.as_ref().ok().copied().flatten();
+        let noted = async {
+            let mut tx = self.catalog.write().await?;
+            let end = Ending { state, error: text.as_deref(), version };
+            jobs::finish_job(&mut tx, job.key, self.process, end, self.now_us()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = noted.await {
+            tracing::error!(job.id = %job.key, %error, "could not note how a job ended");
+        }
+        match &outcome {
+            Ok(_) => tracing::info!(job.id = %job.key, "finished to {}", job.kind.as_str()),
+            Err(error) => {
+                tracing::warn!(job.id = %job.key, %error, cause = ?std::error::Error::source(error), "a job failed");
+            }
+        }
+        outcome
+    }
+
+    /// The version that the work of a job made, if it made one.
+    async fn work_of(&self, job: &Job) -> Result<Option<u64>> {
+        let table = {
+            let mut tx = self.catalog.read().await?;
+            tables::find_table_by_key(&mut tx, job.table_key).await?
+        };
+        let Some(table) = table else {
+            return Err(Error::InvalidTableState("the table was dropped".into()));
+        };
+        let table = self.on_branch(table, job.branch.clone()).await?;
+        let caller = Caller::from_stored(&job.created_by);
+        match job.kind {
+            JobKind::CreateIndex | JobKind::BackfillColumn | JobKind::RefreshView => {
+                let _ = (table, caller);
+                Err(Error::Unsupported("no job is served yet".into()))
+            }
+        }
+    }
+
+    /// Ends when the job is not this process's any more, because it was canceled or taken over.
+    async fn until_lost(&self, job: &Job) {
+        loop {
+            tokio::time::sleep(SIGN_OF_LIFE).await;
+            let state = {
+                let read = async {
+                    let mut tx = self.catalog.read().await?;
+                    jobs::find_job(&mut tx, job.key).await
+                };
+                read.await.ok().flatten().map_or(JobState::Running, |job| job.state)
+            };
+            if !self.give_sign_of_life(job, state).await {
+                return;
+            }
+        }
+    }
+
+    /// Answers whether the job still is this process's. A catalog that does not answer is no reason
+    /// to stop: the lease may outlast that.
+    async fn give_sign_of_life(&self, job: &Job, state: JobState) -> bool {
+        let given = async {
+            let mut tx = self.catalog.write().await?;
+            let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
+            let held =
+                jobs::extend_job(&mut tx, job.key, self.process, state, now_us, lease_us).await?;
+            tx.commit().await?;
+            Ok::<bool, Error>(held)
+        };
+        given.await.unwrap_or_else(|error| {
+            tracing::warn!(job.id = %job.key, %error, "could not give a sign of life for a job");
+            true
+        })
+    }
+
+    /// What a job is about, as it was noted.
+    pub(super) fn request_of<T: DeserializeOwned>(job: &Job) -> Result<T> {
+        serde_json::from_str(&job.request)
+            .map_err(|error| Error::internal("reading what a job is about", error))
+    }
+}
+
+fn lost() -> Error {
+    Error::InvalidTableState("the job was canceled, or another process took it over".into())
+}

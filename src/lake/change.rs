@@ -1,0 +1,70 @@
+//! Changes that Lance plans and commits itself: our guard stands in its way to storage, so that each
+//! version is checked before it is put and known once it stands.
+
+use std::sync::Arc;
+
+use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
+
+use super::guard::{Guard, Landed, Ledger};
+use super::{Snapshot, failure};
+use crate::error::Result;
+use crate::model::Properties;
+
+/// What is done when others commit while a change is being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Lance's own rules: what goes together lands, what does not is refused.
+    Rebase,
+    /// Refuse: the change is right only on top of exactly the version that it read.
+    Refuse,
+}
+
+/// What a change must respect.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub meanwhile: Meanwhile,
+    /// Kept in the manifest's transaction.
+    pub properties: Properties,
+}
+
+/// How a change went, and the versions that stand because of it, whichever way it went.
+pub struct Changed<T> {
+    pub outcome: Result<T>,
+    pub landed: Vec<Landed>,
+}
+
+impl Snapshot {
+    /// Runs a change on this version, on the readers' threads: expressions are planned there.
+    pub(super) async fn change<T, W, F>(&self, terms: &Terms, work: W) -> Changed<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(Dataset) -> F + Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let ledger = Ledger::default();
+        let outcome = match self.guarded(terms, ledger.clone()).await {
+            Ok(dataset) => self.readers.run(async move { Box::pin(work(dataset)).await }).await,
+            Err(error) => Err(error),
+        };
+        Changed { outcome, landed: ledger.take() }
+    }
+
+    /// The same version, opened so that every put passes through a guard.
+    async fn guarded(&self, terms: &Terms, ledger: Ledger) -> Result<Dataset> {
+        let guard = Guard {
+            expected: (terms.meanwhile == Meanwhile::Refuse).then(|| self.version() + 1),
+            properties: terms.properties.clone(),
+            ledger,
+            ..Guard::new(self.lake.commit_handler(&self.location).await?)
+        };
+        DatasetBuilder::from_uri(self.location.as_str())
+            .with_session(self.lake.session.clone())
+            .with_store_params(self.lake.params.clone())
+            .with_version(self.version())
+            .with_commit_handler(Arc::new(guard))
+            .load()
+            .await
+            .map_err(|error| failure::from_lance(error, &self.location))
+    }
+}

@@ -1,0 +1,198 @@
+//! What stands between Lance and the put of a manifest: the last moment at which a commit can be
+//! refused, and the first at which it is known to stand.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use lance::dataset::transaction::Transaction;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+};
+use object_store::path::Path;
+
+use super::publish::manifest_entry;
+use crate::error::{Conflict, Error, Result};
+use crate::model::{ManifestEntry, Properties};
+
+/// A version that a change put.
+#[derive(Debug, Clone)]
+pub struct Landed {
+    pub manifest: ManifestEntry,
+    /// Lance's name of the operation; `None` for a transaction too large to travel in the manifest.
+    pub operation: Option<String>,
+    /// The UUID of Lance's transaction, likewise.
+    pub transaction_id: Option<String>,
+    /// How many rows live in it.
+    pub num_rows: u64,
+}
+
+/// The versions that were put through a guard, in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ledger(Arc<Mutex<Vec<Landed>>>);
+
+impl Ledger {
+    fn note(&self, landed: Landed) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(landed);
+    }
+
+    pub(super) fn take(&self) -> Vec<Landed> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Lance's commit handler, stopped just before the put by what must not happen.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pub(super) inner: Arc<dyn CommitHandler>,
+    /// The only version that may be put, for a strict commit.
+    pub(super) expected: Option<u64>,
+    /// Files whose rows must not be in the table yet: committing one twice would double them.
+    pub(super) new_files: HashSet<String>,
+    /// Put into the transaction on its way.
+    pub(super) properties: Properties,
+    pub(super) ledger: Ledger,
+}
+
+impl Guard {
+    pub(super) fn new(inner: Arc<dyn CommitHandler>) -> Self {
+        Self {
+            inner,
+            expected: None,
+            new_files: HashSet::new(),
+            properties: Properties::new(),
+            ledger: Ledger::default(),
+        }
+    }
+
+    fn check(&self, manifest: &Manifest) -> Result<()> {
+        if self.expected.is_some_and(|expected| expected != manifest.version) {
+            let current = manifest.version - 1;
+            return Err(Error::conflict(Conflict {
+                message: format!("the table moved on: version {current} stands already"),
+                current_version: Some(current),
+                retryable: true,
+                ..Conflict::default()
+            }));
+        }
+        if self.new_files.is_empty() {
+            return Ok(());
+        }
+        // Each new file is in the manifest once. Twice means that another commit brought it, even
+        // one that landed after this one was prepared.
+        let mut seen = HashSet::new();
+        for file in manifest.fragments.iter().flat_map(|fragment| &fragment.files) {
+            if self.new_files.contains(&file.path) && !seen.insert(file.path.as_str()) {
+                return Err(Error::invalid_input(format!(
+                    "the data file '{}' is in the table already",
+                    file.path
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CommitHandler for Guard {
+    fn is_version_not_found_definitive(&self) -> bool {
+        self.inner.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        self.inner.propagate_commit_error_after_success()
+    }
+
+    async fn resolve_latest_location(
+        &self,
+        base_path: &Path,
+        object_store: &ObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_latest_location(base_path, object_store).await
+    }
+
+    async fn resolve_version_location(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_version_location(base_path, version, object_store).await
+    }
+
+    async fn version_exists(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+        naming_scheme: ManifestNamingScheme,
+    ) -> lance::Result<bool> {
+        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
+    }
+
+    fn list_manifest_locations<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        sorted_descending: bool,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
+    }
+
+    fn list_manifest_locations_since<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        since_version: u64,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_manifest_locations_since(base_path, object_store, since_version)
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<lance_table::format::Transaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        if let Err(refusal) = self.check(manifest) {
+            return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
+        }
+        let mut transaction = transaction;
+        if let Some(transaction) = &mut transaction {
+            transaction.inner.transaction_properties.extend(self.properties.clone());
+        }
+        let told = transaction.as_ref().map(|transaction| {
+            let parsed = Transaction::try_from(transaction.inner.clone()).ok();
+            let operation = parsed.map(|parsed| parsed.operation.name().to_owned());
+            (operation, transaction.inner.uuid.clone())
+        });
+        let location = self
+            .inner
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
+            .await?;
+        let (operation, transaction_id) = told.unzip();
+        self.ledger.note(Landed {
+            manifest: manifest_entry(manifest, &location),
+            operation: operation.flatten(),
+            transaction_id,
+            num_rows: manifest.fragments.iter().filter_map(Fragment::num_rows).sum::<usize>()
+                as u64,
+        });
+        Ok(location)
+    }
+}
