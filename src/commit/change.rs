@@ -30,7 +30,7 @@ pub struct Made<T> {
 }
 
 /// How long a change that others get in the way of is made anew.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it waits before it is, at first.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -68,11 +68,11 @@ impl Engine {
         W: Fn(Snapshot) -> F,
         F: Future<Output = Changed<T>>,
     {
+        let deadline = Instant::now() + patience;
         let _turn = match turn {
-            Turn::Take => Some(self.turns.take(table).await),
+            Turn::Take => Some(self.turn_before(table, deadline).await?),
             Turn::Leave => None,
         };
-        let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         loop {
             let snapshot = self.open(table, None).await?;
@@ -102,6 +102,20 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn turn_before(
+        &self,
+        table: &Table,
+        deadline: Instant,
+    ) -> Result<tokio::sync::OwnedMutexGuard<()>> {
+        let turn = tokio::time::timeout_at(deadline, self.turns.take(table)).await;
+        turn.map_err(|_| {
+            Error::ServiceUnavailable(format!(
+                "others were changing table '{}' all the time; nothing was changed",
+                table.id
+            ))
+        })
     }
 
     /// Adds to a refusal what the table is at now and which operation won.

@@ -284,6 +284,19 @@ impl Engine {
         self.write_and_commit(table, write_mode, change, latest, batches, caller).await
     }
 
+    /// The first rows of a table that was only declared.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` and `TableAlreadyExists` when another's first rows are there.
+    pub(super) async fn write_first_rows(
+        &self,
+        table: &Table,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Inserted> {
+        self.write_and_commit(table, WriteMode::Create, Change::Overwrite, 0, batches, caller).await
+    }
+
     async fn write_and_commit(
         &self,
         table: &Table,

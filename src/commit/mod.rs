@@ -18,6 +18,7 @@ mod jobs;
 mod namespaces;
 mod once;
 mod publish;
+mod rows;
 mod sweep;
 mod tables;
 mod uploads;

@@ -25,7 +25,7 @@ use crate::commit::Engine;
 use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
-use namespace::{data, namespaces, rows, tables, versions};
+use namespace::{changes, data, namespaces, rows, tables, versions};
 
 /// What every handler may use; cheap to clone.
 #[derive(Clone)]
@@ -68,6 +68,9 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(versions::describe_table_version))
         .routes(routes!(data::create_table))
         .routes(routes!(data::insert_into_table))
+        .routes(routes!(changes::merge_insert_into_table))
+        .routes(routes!(changes::update_table))
+        .routes(routes!(changes::delete_from_table))
         .routes(routes!(rows::query_table))
         .routes(routes!(rows::count_table_rows))
         .routes(routes!(uploads::upload_fragments, fragments::list_fragments))

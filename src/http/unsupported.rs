@@ -8,7 +8,7 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 34] = [
+pub(super) const OPERATIONS: [(&str, &str); 31] = [
     ("RestoreTable", "/v1/table/{id}/restore"),
     ("UpdateTableSchemaMetadata", "/v1/table/{id}/schema_metadata/update"),
     ("CreateTableVersion", "/v1/table/{id}/version/create"),
@@ -19,9 +19,6 @@ pub(super) const OPERATIONS: [(&str, &str); 34] = [
     ("UpdateFieldMetadata", "/v1/table/{id}/update_field_metadata"),
     ("AlterTableDropColumns", "/v1/table/{id}/drop_columns"),
     ("GetTableStats", "/v1/table/{id}/stats"),
-    ("MergeInsertIntoTable", "/v1/table/{id}/merge_insert"),
-    ("UpdateTable", "/v1/table/{id}/update"),
-    ("DeleteFromTable", "/v1/table/{id}/delete"),
     ("ExplainTableQueryPlan", "/v1/table/{id}/explain_plan"),
     ("AnalyzeTableQueryPlan", "/v1/table/{id}/analyze_plan"),
     ("AlterTableAddColumns", "/v1/table/{id}/add_columns"),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
+use tokio::time::Instant;
 
 use super::guard::{Guard, Landed, Ledger};
 use super::{Snapshot, failure};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Properties;
 
 /// What is done when others commit while a change is being made.
@@ -26,6 +27,8 @@ pub struct Terms {
     pub meanwhile: Meanwhile,
     /// Kept in the manifest's transaction.
     pub properties: Properties,
+    /// When it is given up, unless its first put has begun.
+    pub until: Option<Instant>,
 }
 
 /// How a change went, and the versions that stand because of it, whichever way it went.
@@ -43,10 +46,20 @@ impl Snapshot {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let ledger = Ledger::default();
-        let outcome = match self.guarded(terms, ledger.clone()).await {
-            Ok(dataset) => self.readers.run(async move { Box::pin(work(dataset)).await }).await,
-            Err(error) => Err(error),
+        let outcome = async {
+            let dataset = self.guarded(terms, ledger.clone()).await?;
+            let work = async move { Box::pin(work(dataset)).await };
+            let mut work = std::pin::pin!(self.readers.run(work));
+            let Some(until) = terms.until else { return work.await };
+            match tokio::time::timeout_at(until, &mut work).await {
+                Ok(outcome) => outcome,
+                Err(_) if ledger.close() => Err(Error::ServiceUnavailable(
+                    "the change took longer than its timeout; nothing was changed".into(),
+                )),
+                Err(_) => work.await,
+            }
         };
+        let outcome = outcome.await;
         Changed { outcome, landed: ledger.take() }
     }
 

@@ -2,7 +2,7 @@
 //! refused, and the first at which it is known to stand.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -30,17 +30,41 @@ pub struct Landed {
     pub num_rows: u64,
 }
 
-/// The versions that were put through a guard, in order.
+/// What passed through a guard.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<Vec<Landed>>>);
+pub(super) struct Ledger(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    landed: Vec<Landed>,
+    put_begun: bool,
+    closed: bool,
+}
 
 impl Ledger {
-    fn note(&self, landed: Landed) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(landed);
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn begin_put(&self) -> Result<()> {
+        let mut entries = self.entries();
+        if entries.closed {
+            return Err(Error::ServiceUnavailable("the time is over".into()));
+        }
+        entries.put_begun = true;
+        Ok(())
+    }
+
+    /// Lets no put begin any more. Answers whether none had begun: then nothing will be changed.
+    pub(super) fn close(&self) -> bool {
+        let mut entries = self.entries();
+        entries.closed |= !entries.put_begun;
+        entries.closed
+    }
+
+    /// The versions that were put, in order.
     pub(super) fn take(&self) -> Vec<Landed> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.entries().landed)
     }
 }
 
@@ -161,7 +185,7 @@ impl CommitHandler for Guard {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
-        if let Err(refusal) = self.check(manifest) {
+        if let Err(refusal) = self.check(manifest).and_then(|()| self.ledger.begin_put()) {
             return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
         }
         let mut transaction = transaction;
@@ -186,7 +210,7 @@ impl CommitHandler for Guard {
             )
             .await?;
         let (operation, transaction_id) = told.unzip();
-        self.ledger.note(Landed {
+        self.ledger.entries().landed.push(Landed {
             manifest: manifest_entry(manifest, &location),
             operation: operation.flatten(),
             transaction_id,

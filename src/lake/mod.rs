@@ -12,8 +12,10 @@ mod probe;
 mod publish;
 mod query;
 mod readers;
+mod rows;
 mod schema;
 mod snapshot;
+mod spool;
 mod verify;
 mod write;
 
@@ -38,8 +40,10 @@ pub use guard::Landed;
 pub use location::{Location, Locations};
 pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::{Query, Selection, Vectors};
+pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
 pub use schema::{check_wire_schema, schema_from_stored, wire_schema};
 pub use snapshot::{Snapshot, Stats};
+pub use spool::Spooled;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
 /// How much memory indices and metadata may hold between requests.

@@ -1,5 +1,6 @@
 //! The namespace dialect: the Lance Namespace REST specification, one file per noun.
 
+pub mod changes;
 pub mod data;
 pub mod namespaces;
 pub mod rows;

@@ -1,0 +1,237 @@
+//! Changing rows: delete, update, merge-insert.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use lance::Dataset;
+use lance::dataset::write::delete::DeleteBuilder;
+use lance::dataset::{
+    MergeInsertBuilder, UpdateBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource,
+};
+
+use super::spool::Spooled;
+use super::{Changed, Location, Snapshot, Terms, expression, failure};
+use crate::error::{Error, Result};
+
+/// New values for some rows.
+#[derive(Debug, Clone)]
+pub struct RowUpdate {
+    /// A SQL expression; all rows when absent.
+    pub predicate: Option<String>,
+    /// Columns, each with a SQL expression over the row as it is.
+    pub values: Vec<(String, String)>,
+}
+
+/// How rows of a request and rows of a table come together.
+#[derive(Debug, Clone, Default)]
+pub struct Merge {
+    /// The columns that make a row of the one and a row of the other the same.
+    pub on: Vec<String>,
+    pub matched: Matched,
+    pub not_matched: NotMatched,
+    pub not_matched_by_source: NotMatchedBySource,
+    pub use_index: bool,
+}
+
+/// What happens to a row of the table that a row of the request matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Matched {
+    #[default]
+    Keep,
+    Update,
+    /// Only where the SQL expression over `source` and `target` is true.
+    UpdateIf(String),
+}
+
+/// What happens to a row of the request that matches none of the table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NotMatched {
+    #[default]
+    Skip,
+    Insert,
+}
+
+/// What happens to a row of the table that no row of the request matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NotMatchedBySource {
+    #[default]
+    Keep,
+    Delete,
+    /// Only where the SQL expression is true.
+    DeleteIf(String),
+}
+
+/// How many rows a merge changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Merged {
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+impl Snapshot {
+    /// Deletes the rows that fit. Answers how many there were.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `TableColumnNotFound` for the predicate.
+    pub async fn delete_rows(&self, predicate: &str, terms: &Terms) -> Changed<u64> {
+        let (predicate, location) = (predicate.to_owned(), self.location.clone());
+        self.change(terms, move |dataset| async move {
+            expression::check(&predicate)?;
+            let deleted =
+                DeleteBuilder::new(Arc::new(dataset), predicate).conflict_retries(0).execute();
+            let deleted = deleted.await.map_err(|error| failed(error, &location))?;
+            Ok(deleted.num_deleted_rows)
+        })
+        .await
+    }
+
+    /// Gives rows new values. Answers how many rows.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `TableColumnNotFound` for the expressions and the columns.
+    pub async fn update_rows(&self, update: &RowUpdate, terms: &Terms) -> Changed<u64> {
+        let (update, location) = (update.clone(), self.location.clone());
+        self.change(terms, move |dataset| async move {
+            let job = update_job(dataset, &update, &location)?;
+            let updated = job.execute().await.map_err(|error| failed(error, &location))?;
+            Ok(updated.rows_updated)
+        })
+        .await
+    }
+
+    /// Brings rows of a request and rows of the table together.
+    ///
+    /// # Errors
+    /// `TableColumnNotFound` for a key that the table does not have, `TableSchemaValidation` for
+    /// rows that do not fit, `InvalidInput` for the rest.
+    pub async fn merge_rows(
+        &self,
+        merge: &Merge,
+        source: &Spooled,
+        terms: &Terms,
+    ) -> Changed<Merged> {
+        let (merge, source) = (merge.clone(), source.clone());
+        let location = self.location.clone();
+        self.change(terms, move |dataset| async move {
+            check_keys(&merge, &source, &dataset)?;
+            let job = merge_builder(dataset, &merge, &location)?
+                .try_build()
+                .map_err(|error| failed(error, &location))?;
+            let merged = job.execute_provider(source.provider).await;
+            let (_, stats) = merged.map_err(|error| unmergeable(failed(error, &location)))?;
+            Ok(Merged {
+                inserted: stats.num_inserted_rows,
+                updated: stats.num_updated_rows,
+                deleted: stats.num_deleted_rows,
+            })
+        })
+        .await
+    }
+}
+
+fn update_job(
+    dataset: Dataset,
+    update: &RowUpdate,
+    location: &Location,
+) -> Result<lance::dataset::write::update::UpdateJob> {
+    let mut named = HashSet::new();
+    for (column, value) in &update.values {
+        if !named.insert(column.as_str()) {
+            return Err(Error::invalid_input(format!("column '{column}' is updated twice")));
+        }
+        match dataset.schema().field(column) {
+            None => return Err(no_column(column, &dataset)),
+            Some(field) if field.name != *column => {
+                return Err(Error::Unsupported(format!(
+                    "'{column}' is inside another column: only whole columns can be updated"
+                )));
+            }
+            Some(_) => {}
+        }
+        expression::check(value)?;
+    }
+    let mut builder = UpdateBuilder::new(Arc::new(dataset)).conflict_retries(0);
+    if let Some(predicate) = &update.predicate {
+        expression::check(predicate)?;
+        builder = builder.update_where(predicate).map_err(|error| failed(error, location))?;
+    }
+    for (column, value) in &update.values {
+        builder = builder.set(column, value).map_err(|error| failed(error, location))?;
+    }
+    builder.build().map_err(|error| failed(error, location))
+}
+
+fn check_keys(merge: &Merge, source: &Spooled, dataset: &Dataset) -> Result<()> {
+    for key in &merge.on {
+        match dataset.schema().field(key) {
+            None => return Err(no_column(key, dataset)),
+            Some(field) if field.name != *key => {
+                return Err(Error::Unsupported(format!(
+                    "'{key}' is inside another column: only whole columns can be keys of a merge"
+                )));
+            }
+            Some(_) => {}
+        }
+        if source.schema.field_with_name(key).is_err() {
+            return Err(Error::invalid_input(format!(
+                "the rows have no column '{key}', which is to match them"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn merge_builder(
+    dataset: Dataset,
+    merge: &Merge,
+    location: &Location,
+) -> Result<MergeInsertBuilder> {
+    let dataset = Arc::new(dataset);
+    let mut builder = MergeInsertBuilder::try_new(dataset.clone(), merge.on.clone())
+        .map_err(|error| failed(error, location))?;
+    builder.conflict_retries(0).use_index(merge.use_index);
+    builder.when_matched(match &merge.matched {
+        Matched::Keep => WhenMatched::DoNothing,
+        Matched::Update => WhenMatched::UpdateAll,
+        Matched::UpdateIf(expression) => {
+            expression::check(expression)?;
+            WhenMatched::UpdateIf(expression.clone())
+        }
+    });
+    builder.when_not_matched(match merge.not_matched {
+        NotMatched::Skip => WhenNotMatched::DoNothing,
+        NotMatched::Insert => WhenNotMatched::InsertAll,
+    });
+    builder.when_not_matched_by_source(match &merge.not_matched_by_source {
+        NotMatchedBySource::Keep => WhenNotMatchedBySource::Keep,
+        NotMatchedBySource::Delete => WhenNotMatchedBySource::Delete,
+        NotMatchedBySource::DeleteIf(expression) => {
+            expression::check(expression)?;
+            WhenNotMatchedBySource::delete_if(&dataset, expression)
+                .map_err(|error| failed(error, location))?
+        }
+    });
+    Ok(builder)
+}
+
+fn no_column(column: &str, dataset: &Dataset) -> Error {
+    let known: Vec<&str> =
+        dataset.schema().fields.iter().map(|field| field.name.as_str()).take(20).collect();
+    Error::TableColumnNotFound(format!(
+        "the table has no column '{column}'; it has: {}",
+        known.join(", ")
+    ))
+}
+
+fn failed(error: lance::Error, location: &Location) -> Error {
+    failure::from_expression(error, location)
+}
+
+/// Rows that do not fit are a matter of the schema, however Lance came to see it.
+fn unmergeable(error: Error) -> Error {
+    match error {
+        Error::InvalidInput(text) if text.contains("chema") => Error::TableSchemaValidation(text),
+        error => error,
+    }
+}
