@@ -19,6 +19,7 @@ CREATE TABLE tables (
     name          TEXT COLLATE "C" NOT NULL,
     location      TEXT COLLATE "C" NOT NULL UNIQUE,
     state         TEXT   NOT NULL,
+    origin        TEXT   NOT NULL,
     properties    TEXT   NOT NULL,
     created_by    TEXT   NOT NULL,
     created_at_us BIGINT NOT NULL,
@@ -130,18 +131,20 @@ CREATE TABLE views (
 -- are put one after the other, and then all become versions in the transaction that removes the row.
 CREATE TABLE batches (
     batch_id      UUID   NOT NULL PRIMARY KEY,
+    state         TEXT   NOT NULL,
     changes       TEXT   NOT NULL,
+    properties    TEXT   NOT NULL,
     created_by    TEXT   NOT NULL,
     created_at_us BIGINT NOT NULL,
     lease_us      BIGINT NOT NULL
 );
+CREATE INDEX batches_by_state ON batches (state, lease_us);
 
 CREATE TABLE batch_versions (
     table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
     branch        TEXT   NOT NULL,
     version       BIGINT NOT NULL,
     batch_id      UUID   NOT NULL REFERENCES batches (batch_id) ON DELETE CASCADE,
-    staged_path   TEXT   NOT NULL,
     PRIMARY KEY (table_id, branch)
 );
 CREATE INDEX batch_versions_by_batch ON batch_versions (batch_id);

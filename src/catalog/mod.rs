@@ -4,6 +4,7 @@
 //! microseconds, no `FOR UPDATE`), compiled once for each driver by [`run!`]. What cannot be the
 //! same lives in `dialect.rs`, named and explained.
 
+pub mod batches;
 mod dialect;
 pub mod idempotency;
 pub mod jobs;

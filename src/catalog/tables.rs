@@ -7,7 +7,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::model::{
-    Branch, Caller, Name, Namespace, NamespaceId, Page, Properties, Table, TableId, TableState,
+    Branch, Caller, Name, Namespace, NamespaceId, Origin, Page, Properties, Table, TableId,
+    TableState,
 };
 
 #[derive(sqlx::FromRow)]
@@ -17,6 +18,7 @@ struct TableRow {
     name: String,
     location: String,
     state: String,
+    origin: String,
     properties: String,
 }
 
@@ -36,6 +38,7 @@ impl TableRow {
             location: self.location,
             branch: Branch::main(),
             state,
+            origin: Origin::from_stored(&self.origin),
             properties: from_json(&self.properties)?,
         })
     }
@@ -60,7 +63,8 @@ impl Shown {
 }
 
 pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
-    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
+        t.properties \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE n.path = $1 AND t.name = $2";
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
@@ -75,7 +79,8 @@ pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
 
 /// The table that has this key, whatever its name is now.
 pub async fn find_table_by_key(tx: &mut Tx, key: Uuid) -> Result<Option<Table>> {
-    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
+        t.properties \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id WHERE t.table_id = $1";
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(key).fetch_optional(c).await)
         .map_err(|error| failed(error, "reading a table"))?
@@ -112,7 +117,8 @@ pub async fn list_tables(
 
 /// All tables in the order in which they were made, each with the key that a page continues from.
 pub async fn list_all_tables(tx: &mut Tx, shown: Shown, page: &Page) -> Result<Vec<Table>> {
-    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
+        t.properties \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE t.table_id > $1 AND t.state IN ($2, $3) ORDER BY t.table_id LIMIT $4";
     let (created, other) = shown.states();
@@ -140,6 +146,7 @@ pub struct NewTable<'a> {
     pub key: Uuid,
     pub location: &'a str,
     pub state: TableState,
+    pub origin: Origin,
     pub properties: &'a Properties,
 }
 
@@ -155,8 +162,8 @@ pub async fn insert_table(
     now_us: i64,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO tables (table_id, namespace_id, name, location, state, \
-        properties, created_by, created_at_us, updated_by, updated_at_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8)";
+        properties, created_by, created_at_us, updated_by, updated_at_us, origin) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8, $9)";
     let properties = to_json(new.properties)?;
     let inserted = run!(tx, |c| sqlx::query(SQL)
         .bind(new.key)
@@ -167,6 +174,7 @@ pub async fn insert_table(
         .bind(&properties)
         .bind(caller.name())
         .bind(now_us)
+        .bind(new.origin.as_str())
         .execute(c)
         .await
         .map(drop));
@@ -228,6 +236,21 @@ pub async fn find_overlapping_location(tx: &mut Tx, location: &str) -> Result<Op
         }
     }
     Ok(None)
+}
+
+/// Notes that a table lost all of its versions.
+pub async fn mark_declared(tx: &mut Tx, table: Uuid, caller: &Caller, now_us: i64) -> Result<()> {
+    const SQL: &str = "UPDATE tables SET state = $2, updated_by = $3, updated_at_us = $4 \
+        WHERE table_id = $1";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(table)
+        .bind(TableState::Declared.as_str())
+        .bind(caller.name())
+        .bind(now_us)
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "updating a table"))
 }
 
 /// Notes that a declared table now has a version. Nothing happens when it was noted before.
@@ -318,7 +341,8 @@ pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
 
 /// Every table of a namespace, for a cascade.
 pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Table>> {
-    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.properties \
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
+        t.properties \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE t.namespace_id = $1";
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(namespace.key).fetch_all(c).await)

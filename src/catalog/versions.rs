@@ -21,8 +21,6 @@ struct VersionRow {
 
 impl VersionRow {
     fn into_version(self) -> Result<TableVersion> {
-        let origin =
-            if self.origin == Origin::Catalog.as_str() { Origin::Catalog } else { Origin::Foreign };
         Ok(TableVersion {
             manifest: ManifestEntry {
                 version: from_sql(self.version),
@@ -32,7 +30,7 @@ impl VersionRow {
                 naming_scheme: NamingScheme::from_stored(&self.naming_scheme),
                 modified_at_us: self.committed_at_us,
             },
-            origin,
+            origin: Origin::from_stored(&self.origin),
             operation: self.operation,
             transaction_id: self.transaction_id,
             committed_by: self.committed_by,

@@ -192,6 +192,7 @@ impl Engine {
             location: folder.to_string(),
             branch: Branch::main(),
             state: TableState::Created,
+            origin: Origin::Catalog,
             properties,
         };
         match self.write_first(&table, &folder, batches, caller).await {

@@ -12,9 +12,11 @@
 //!
 //! No connection is held while storage is at work.
 
+mod batch;
 mod change;
 mod create;
 mod jobs;
+mod managed;
 mod namespaces;
 mod once;
 mod publish;
@@ -37,9 +39,11 @@ use crate::error::Result;
 use crate::lake::{Lake, Location};
 use crate::model::{Branch, Clock, Table};
 
+pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
 pub use create::{CreateMode, Created, InsertMode, Inserted};
 pub use jobs::Begun;
+pub use managed::VersionRange;
 pub use namespaces::{Behavior, IfExists, IfMissing};
 pub use once::Once;
 pub use publish::{CommitOutcome, CommitRequest, OnConflict};

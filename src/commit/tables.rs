@@ -7,7 +7,7 @@ use crate::catalog::tables::NewTable;
 use crate::catalog::{Tx, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
-use crate::model::{Branch, Caller, Namespace, Properties, Table, TableId, TableState};
+use crate::model::{Branch, Caller, Namespace, Origin, Properties, Table, TableId, TableState};
 
 /// Where a new table is to stand.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,7 @@ impl Engine {
             location: location_of_it.to_string(),
             branch: Branch::main(),
             state: TableState::Declared,
+            origin: Origin::Catalog,
             properties,
         };
         self.insert_table(&mut tx, &namespace, &table, caller).await?;
@@ -97,6 +98,7 @@ impl Engine {
             location: location.to_string(),
             branch: Branch::main(),
             state: TableState::Created,
+            origin: Origin::Foreign,
             properties,
         };
         self.insert_table(&mut tx, &namespace, &table, caller).await?;
@@ -203,6 +205,7 @@ impl Engine {
             key: table.key,
             location: &table.location,
             state: table.state,
+            origin: table.origin,
             properties: &table.properties,
         };
         tables::insert_table(tx, namespace, &table.id, new, caller, self.now_us()).await
@@ -210,7 +213,7 @@ impl Engine {
 }
 
 /// Two tables in one folder would drop each other's files.
-async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<()> {
+pub(super) async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) -> Result<()> {
     tables::lock_locations(tx).await?;
     // Another may have taken name and place while this one waited for the lock.
     if tables::find_table(tx, id).await?.is_some() {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Engine, location_of, root_of};
+use crate::catalog::batches;
 use crate::catalog::tables;
 use crate::catalog::versions::{self, Order};
 use crate::error::{Error, Result};
@@ -34,10 +35,29 @@ impl Engine {
             .lake
             .versions_after(&location_of(table), known.as_ref().map(|known| &known.manifest))
             .await?;
+        let newer = self.visible(table, newer).await?;
         if newer.is_empty() {
             return Ok(known);
         }
         self.adopt(table, newer).await
+    }
+
+    /// Those of versions without rows that may be adopted: not one that a batch is about to make,
+    /// which is nobody's to see until all of the batch stands, nor what was built on it. The batch
+    /// noted it before it was put, so looking after storage was seen misses none.
+    async fn visible(
+        &self,
+        table: &Table,
+        mut found: Vec<ManifestEntry>,
+    ) -> Result<Vec<ManifestEntry>> {
+        if found.is_empty() {
+            return Ok(found);
+        }
+        let mut tx = self.catalog.read().await?;
+        if let Some(intent) = batches::find_intent(&mut tx, table).await? {
+            found.retain(|manifest| manifest.version < intent.version);
+        }
+        Ok(found)
     }
 
     /// Gives rows to versions that were committed past this server. Answers the last of them.
@@ -100,7 +120,11 @@ impl Engine {
         match (found, known) {
             (Some(_), Some(known)) => Ok(known),
             (Some(manifest), None) => {
-                let adopted = self.adopt(table, vec![manifest]).await?;
+                let visible = self.visible(table, vec![manifest]).await?;
+                if visible.is_empty() {
+                    return Err(not_found(table, version));
+                }
+                let adopted = self.adopt(table, visible).await?;
                 adopted.ok_or_else(|| not_found(table, version))
             }
             (None, Some(_)) => {
@@ -171,6 +195,7 @@ impl Engine {
         }
         let new: Vec<ManifestEntry> =
             found.into_iter().filter(|manifest| !known.contains(&manifest.version)).collect();
+        let new = self.visible(table, new).await?;
         if !new.is_empty() {
             self.adopt(table, new).await?;
         }

@@ -14,6 +14,9 @@ pub(super) async fn run(engine: Engine, stop: CancellationToken) {
         if let Err(error) = engine.resume_jobs().await {
             tracing::warn!(%error, "could not look for jobs that were left");
         }
+        if let Err(error) = engine.recover_batches().await {
+            tracing::warn!(%error, "could not bring a batch that was left to its end");
+        }
         if stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none() {
             return;
         }

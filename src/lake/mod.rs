@@ -16,6 +16,7 @@ mod rows;
 mod schema;
 mod snapshot;
 mod spool;
+mod staged;
 mod verify;
 mod write;
 
@@ -44,6 +45,7 @@ pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate
 pub use schema::{check_wire_schema, schema_from_stored, wire_schema};
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
+pub use staged::{Claim, Put, StagedManifest};
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
 /// How much memory indices and metadata may hold between requests.

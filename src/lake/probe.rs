@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::{Branch, ManifestEntry, NamingScheme};
 
 /// The folder of a table that holds its manifests.
-const VERSIONS_DIR: &str = "_versions";
+pub(super) const VERSIONS_DIR: &str = "_versions";
 /// Lance marks versions outside the main history with the highest bit.
 const DETACHED_BIT: u64 = 1 << 63;
 

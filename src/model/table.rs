@@ -44,15 +44,17 @@ pub struct Table {
     /// The line of versions that is meant when the table is read or changed.
     pub branch: Branch,
     pub state: TableState,
+    /// Foreign when it was registered as it stood in storage.
+    pub origin: Origin,
     pub properties: Properties,
 }
 
-/// By which road a version came to be.
+/// By which road a table or a version came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Committed by this server.
+    /// Made by this server.
     Catalog,
-    /// Committed straight to storage and adopted later.
+    /// Made straight in storage and registered or adopted later.
     Foreign,
 }
 
@@ -63,6 +65,11 @@ impl Origin {
             Self::Catalog => "catalog",
             Self::Foreign => "foreign",
         }
+    }
+
+    /// The inverse of [`Self::as_str`]; anything else is taken for the safer of the two.
+    pub fn from_stored(word: &str) -> Self {
+        if word == Self::Catalog.as_str() { Self::Catalog } else { Self::Foreign }
     }
 }
 

@@ -1,0 +1,522 @@
+//! Many tables at once: all of it or nothing, for everyone who reads through the catalog.
+//!
+//! 1. **Intend.** One transaction notes the batch and every version that it is about to make. From
+//!    here on those versions are nobody's latest, and nobody else commits to those tables.
+//! 2. **Put** every manifest, if nothing is at its place.
+//! 3. **Flip.** One transaction makes all of it true: the rows of versions and tables, and the end
+//!    of the intents. If a put was refused, what was put is taken back instead.
+//!
+//! A batch whose maker died is taken up by whoever meets it after its lease: forward if every put
+//! still can be made, else back.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::managed::VersionRange;
+use super::tables::ensure_free;
+use super::{Engine, NewLocation, location_of};
+use crate::catalog::batches::{self, Batch, BatchState};
+use crate::catalog::{Tx, namespaces, tables, versions};
+use crate::error::{Conflict, Error, Result};
+use crate::lake::{Claim, Put, StagedManifest};
+use crate::model::{
+    Branch, Caller, ManifestEntry, NamingScheme, Origin, Properties, Table, TableId, TableState,
+    TableVersion,
+};
+
+/// How long a batch is taken to be alive.
+const LEASE: Duration = Duration::from_secs(60);
+/// The most changes of one batch.
+pub const MAX_CHANGES: usize = 1_000;
+/// How many abandoned batches one sweep takes up.
+const BATCH: i64 = 64;
+
+/// One change of a batch, as a caller asks for it.
+#[derive(Debug, Clone)]
+pub enum TableChange {
+    Declare { id: TableId, location: Option<String>, properties: Properties },
+    CreateVersion { table: Table, claim: Claim, metadata: Properties },
+    DeleteVersions { table: Table, ranges: Vec<VersionRange> },
+    Deregister { table: Table },
+}
+
+/// What a change of a batch came to.
+#[derive(Debug, Clone)]
+pub enum TableChanged {
+    Declared(Table),
+    Created(TableVersion),
+    Deleted { versions: u64 },
+    Deregistered(Table),
+}
+
+/// A change in the form in which it is kept until it is done: everything is decided.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Step {
+    Declare {
+        table: Uuid,
+        id: Vec<String>,
+        location: String,
+        explicit: bool,
+        properties: Properties,
+    },
+    CreateVersion {
+        table: Uuid,
+        branch: String,
+        version: u64,
+        path: String,
+        v1_names: bool,
+        metadata: Properties,
+    },
+    DeleteVersions {
+        table: Uuid,
+        branch: String,
+        versions: Vec<(u64, String)>,
+        keeps: usize,
+    },
+    Deregister {
+        table: Uuid,
+    },
+}
+
+/// A version that a batch puts.
+struct Creation {
+    index: usize,
+    table: Table,
+    staged: StagedManifest,
+    metadata: Properties,
+}
+
+impl Engine {
+    /// Makes all of the changes or none. Answers the batch's id, which is that of its transaction,
+    /// and what each change came to, in order.
+    ///
+    /// # Errors
+    /// Those of the changes, each naming its place; `ConcurrentModification` when another was faster
+    /// or another batch is at one of the tables. Then nothing was changed.
+    pub async fn commit_batch(
+        &self,
+        changes: Vec<TableChange>,
+        caller: &Caller,
+    ) -> Result<(Uuid, Vec<TableChanged>)> {
+        check_distinct(&changes)?;
+        let mut lines: Vec<&Table> = changes.iter().filter_map(TableChange::table).collect();
+        // The same order for everyone, or two batches would wait for each other.
+        lines.sort_by_key(|table| (table.key, table.branch.clone()));
+        let mut turns = Vec::new();
+        for table in lines {
+            turns.push(self.turn(table).await?);
+        }
+        let mut steps = Vec::new();
+        for (index, change) in changes.into_iter().enumerate() {
+            steps.push(self.decide(change).await.map_err(|error| at(index, error))?);
+        }
+        let batch = Batch {
+            key: Uuid::now_v7(),
+            state: BatchState::Open,
+            changes: serde_json::to_string(&steps)
+                .map_err(|error| Error::internal("noting a batch", error))?,
+            properties: Properties::new(),
+            created_by: caller.name().into(),
+            created_at_us: self.now_us(),
+        };
+        let creations = self.creations(&steps).await?;
+        self.intend(&batch, &creations).await?;
+        let done = self.carry_out(&batch, &steps, &creations, caller).await?;
+        tracing::info!(batch.id = %batch.key, %caller, changes = done.len(), "committed a batch");
+        Ok((batch.key, done))
+    }
+
+    /// Decides what a change needs decided before it is noted.
+    async fn decide(&self, change: TableChange) -> Result<Step> {
+        Ok(match change {
+            TableChange::Declare { id, location, properties } => {
+                let table = Uuid::now_v7();
+                let place = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
+                let mut tx = self.catalog.read().await?;
+                namespaces::get_namespace(&mut tx, &id.namespace).await?;
+                if tables::find_table(&mut tx, &id).await?.is_some() {
+                    return Err(Error::TableAlreadyExists(id));
+                }
+                Step::Declare {
+                    location: self.new_location(&id, table, place)?.to_string(),
+                    table,
+                    id: id.to_list(),
+                    explicit: location.is_some(),
+                    properties,
+                }
+            }
+            TableChange::CreateVersion { table, claim, metadata } => {
+                let staged = self.read_next(&table, &claim).await?;
+                Step::CreateVersion {
+                    table: table.key,
+                    branch: table.branch.to_string(),
+                    version: claim.version,
+                    path: claim.path,
+                    v1_names: staged.naming_scheme() == NamingScheme::V1,
+                    metadata,
+                }
+            }
+            TableChange::DeleteVersions { table, ranges } => {
+                let (doomed, keeps) = self.doomed_versions(&table, &ranges).await?;
+                Step::DeleteVersions {
+                    table: table.key,
+                    branch: table.branch.to_string(),
+                    versions: doomed.into_iter().map(|entry| (entry.version, entry.path)).collect(),
+                    keeps,
+                }
+            }
+            TableChange::Deregister { table } => Step::Deregister { table: table.key },
+        })
+    }
+
+    /// The versions that the steps put, read from where they are staged.
+    async fn creations(&self, steps: &[Step]) -> Result<Vec<Creation>> {
+        let mut creations = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let Step::CreateVersion { table, branch, version, path, v1_names, metadata } = step
+            else {
+                continue;
+            };
+            let table = self.table_of(*table, branch).await.map_err(|error| at(index, error))?;
+            let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
+            let claim = Claim {
+                version: *version,
+                path: path.clone(),
+                size_bytes: None,
+                naming_scheme: Some(scheme),
+            };
+            let staged = self.lake.read_staged(&location_of(&table), &claim, Some(scheme)).await;
+            let staged = staged.map_err(|error| at(index, error))?;
+            creations.push(Creation { index, table, staged, metadata: metadata.clone() });
+        }
+        Ok(creations)
+    }
+
+    async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
+        let mut tx = self.catalog.read().await?;
+        let found = tables::find_table_by_key(&mut tx, key).await?;
+        let table = found.ok_or_else(|| Error::InvalidTableState("the table is gone".into()))?;
+        Ok(Table { branch: Branch::from_stored(branch), ..table })
+    }
+
+    async fn intend(&self, batch: &Batch, creations: &[Creation]) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        batches::insert_batch(&mut tx, batch, self.after_us(LEASE)).await?;
+        for creation in creations {
+            let version = creation.staged.version();
+            if !batches::insert_intent(&mut tx, batch.key, &creation.table, version).await? {
+                let conflict = Conflict {
+                    message: format!(
+                        "another commit to several tables is at '{}'",
+                        creation.table.id
+                    ),
+                    retryable: true,
+                    ..Conflict::default()
+                };
+                return Err(at(creation.index, Error::conflict(conflict)));
+            }
+        }
+        tx.commit().await
+    }
+
+    /// Puts what is to be put, and makes all of it true, or takes all of it back.
+    async fn carry_out(
+        &self,
+        batch: &Batch,
+        steps: &[Step],
+        creations: &[Creation],
+        caller: &Caller,
+    ) -> Result<Vec<TableChanged>> {
+        let mut put: Vec<(&Creation, TableVersion)> = Vec::new();
+        for creation in creations {
+            let location = location_of(&creation.table);
+            // When storage does not say, the batch stays as it is until its lease is over.
+            match self.lake.put_staged(&location, &creation.staged, self.now_us()).await? {
+                Put::Landed(landed) | Put::StoodAlready(landed) => {
+                    let metadata = creation.metadata.clone();
+                    let version = self.version_of(&creation.staged, landed, metadata, caller);
+                    put.push((creation, version));
+                }
+                Put::Taken => {
+                    self.take_back_batch(batch, &put).await?;
+                    let error = self.taken(&creation.table, creation.staged.version()).await;
+                    return Err(at(creation.index, error));
+                }
+            }
+        }
+        match self.flip(batch, steps, &put, caller).await {
+            Ok(done) => {
+                for creation in creations {
+                    let location = location_of(&creation.table);
+                    self.lake.remove_staged(&location, &creation.staged).await;
+                }
+                if let Err(error) = self.finish_deletions(batch.key, steps).await {
+                    tracing::warn!(batch.id = %batch.key, %error, "could not delete all versions yet");
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                if error.is_certainly_not_committed() {
+                    self.take_back_batch(batch, &put).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The one transaction that makes a batch true.
+    async fn flip(
+        &self,
+        batch: &Batch,
+        steps: &[Step],
+        put: &[(&Creation, TableVersion)],
+        caller: &Caller,
+    ) -> Result<Vec<TableChanged>> {
+        let mut tx = self.catalog.write().await?;
+        let mut done = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let created = put.iter().find(|(creation, _)| creation.index == index);
+            let changed = self.apply(&mut tx, step, created, caller).await;
+            done.push(changed.map_err(|error| at(index, error))?);
+        }
+        let (open, committed) = (BatchState::Open, BatchState::Committed);
+        if !batches::move_batch(&mut tx, batch.key, open, committed).await? {
+            return Err(Error::ServiceUnavailable(
+                "another process took the commit over; look at the tables' versions".into(),
+            ));
+        }
+        batches::delete_intents(&mut tx, batch.key).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn apply(
+        &self,
+        tx: &mut Tx,
+        step: &Step,
+        created: Option<&(&Creation, TableVersion)>,
+        caller: &Caller,
+    ) -> Result<TableChanged> {
+        let now_us = self.now_us();
+        match step {
+            Step::Declare { table, id, location, explicit, properties } => {
+                let id = TableId::from_list(id)?;
+                let namespace = namespaces::get_namespace(tx, &id.namespace).await?;
+                let table = Table {
+                    key: *table,
+                    id,
+                    location: location.clone(),
+                    branch: Branch::main(),
+                    state: TableState::Declared,
+                    origin: Origin::Catalog,
+                    properties: properties.clone(),
+                };
+                if *explicit {
+                    let location = crate::lake::Location::from_stored(location.clone());
+                    ensure_free(tx, &table.id, &location).await?;
+                }
+                self.insert_table(tx, &namespace, &table, caller).await?;
+                Ok(TableChanged::Declared(table))
+            }
+            Step::CreateVersion { .. } => {
+                let (creation, version) =
+                    created.ok_or_else(|| Error::internal("committing a batch", "nothing put"))?;
+                versions::insert_version(tx, &creation.table, version).await?;
+                tables::mark_created(tx, creation.table.key, caller, now_us).await?;
+                Ok(TableChanged::Created(version.clone()))
+            }
+            Step::DeleteVersions { table, branch, versions: doomed, keeps } => {
+                let found = tables::find_table_by_key(tx, *table).await?;
+                let table = found.ok_or_else(gone)?;
+                let table = Table { branch: Branch::from_stored(branch), ..table };
+                for (version, _) in doomed {
+                    versions::delete_version(tx, &table, *version).await?;
+                }
+                if *keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
+                    tables::mark_declared(tx, table.key, caller, now_us).await?;
+                }
+                Ok(TableChanged::Deleted { versions: doomed.len() as u64 })
+            }
+            Step::Deregister { table } => {
+                let table = tables::find_table_by_key(tx, *table).await?.ok_or_else(gone)?;
+                tables::delete_table(tx, &table).await?;
+                Ok(TableChanged::Deregistered(table))
+            }
+        }
+    }
+
+    /// Takes back what a batch put, and ends it.
+    async fn take_back_batch(
+        &self,
+        batch: &Batch,
+        put: &[(&Creation, TableVersion)],
+    ) -> Result<()> {
+        for (creation, _) in put {
+            let location = location_of(&creation.table);
+            if !self.lake.take_back(&location, &creation.staged).await? {
+                tracing::error!(
+                    batch.id = %batch.key, table.id = %creation.table.id,
+                    version = creation.staged.version(),
+                    "somebody past the catalog built on a version of a batch that did not land; \
+                     it stays, and will be adopted"
+                );
+            }
+        }
+        let mut tx = self.catalog.write().await?;
+        batches::move_batch(&mut tx, batch.key, BatchState::Open, BatchState::Aborted).await?;
+        batches::delete_intents(&mut tx, batch.key).await?;
+        tx.commit().await
+    }
+
+    /// Removes the manifests that a batch deleted.
+    async fn finish_deletions(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            let Step::DeleteVersions { table, branch, versions, .. } = step else { continue };
+            // A table that is gone since took its versions with it.
+            let Ok(table) = self.table_of(*table, branch).await else { continue };
+            let doomed: Vec<ManifestEntry> = versions
+                .iter()
+                .map(|(version, path)| ManifestEntry {
+                    version: *version,
+                    path: path.clone(),
+                    size_bytes: None,
+                    e_tag: None,
+                    naming_scheme: NamingScheme::V2,
+                    modified_at_us: 0,
+                })
+                .collect();
+            self.lake.remove_manifests(&location_of(&table), &doomed).await?;
+        }
+        let mut tx = self.catalog.write().await?;
+        batches::move_batch(&mut tx, batch, BatchState::Committed, BatchState::Done).await?;
+        tx.commit().await
+    }
+
+    /// Takes up batches whose makers fell silent. Answers how many.
+    pub async fn recover_batches(&self) -> Result<usize> {
+        let abandoned = {
+            let mut tx = self.catalog.read().await?;
+            batches::list_abandoned(&mut tx, self.now_us(), BATCH).await?
+        };
+        for batch in &abandoned {
+            self.recover_batch(*batch).await?;
+        }
+        Ok(abandoned.len())
+    }
+
+    /// Brings a batch whose maker fell silent to its end: forward if every put can be made, else
+    /// back. Nothing happens when somebody else is at it.
+    pub(super) async fn recover_batch(&self, key: Uuid) -> Result<()> {
+        let batch = {
+            let mut tx = self.catalog.write().await?;
+            let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
+            let taken = batches::take_batch(&mut tx, key, now_us, lease_us).await?;
+            let batch = batches::find_batch(&mut tx, key).await?;
+            tx.commit().await?;
+            batch.filter(|_| taken)
+        };
+        let Some(batch) = batch else { return Ok(()) };
+        let steps: Vec<Step> = serde_json::from_str(&batch.changes)
+            .map_err(|error| Error::internal("reading a batch", error))?;
+        match batch.state {
+            BatchState::Committed => self.finish_deletions(key, &steps).await,
+            BatchState::Done | BatchState::Aborted => Ok(()),
+            BatchState::Open => {
+                tracing::info!(batch.id = %key, "bringing a batch that was left to its end");
+                let caller = Caller::from_stored(&batch.created_by);
+                let outcome = match self.creations(&steps).await {
+                    Ok(creations) => self.carry_out(&batch, &steps, &creations, &caller).await,
+                    // What was staged is gone, or the table is: nothing of it can stand.
+                    Err(error) if error.is_certainly_not_committed() => {
+                        self.take_back_batch(&batch, &[]).await?;
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
+                };
+                match outcome {
+                    Err(error) if !error.is_certainly_not_committed() => Err(error),
+                    Err(error) => {
+                        tracing::info!(batch.id = %key, %error, "took a batch back");
+                        Ok(())
+                    }
+                    Ok(_) => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl TableChange {
+    /// The branch of a table whose versions it changes.
+    fn table(&self) -> Option<&Table> {
+        match self {
+            Self::Declare { .. } => None,
+            Self::CreateVersion { table, .. }
+            | Self::DeleteVersions { table, .. }
+            | Self::Deregister { table } => Some(table),
+        }
+    }
+}
+
+/// Two changes of one batch must not be about the same thing: neither could be checked before the
+/// other is done.
+fn check_distinct(changes: &[TableChange]) -> Result<()> {
+    if changes.is_empty() || changes.len() > MAX_CHANGES {
+        return Err(Error::invalid_input(format!(
+            "a batch has at least one operation and at most {MAX_CHANGES}"
+        )));
+    }
+    let mut lines = HashSet::new();
+    let mut names = HashSet::new();
+    let mut dropped = HashSet::new();
+    for change in changes {
+        let is_new = match change {
+            TableChange::Declare { id, .. } => names.insert(id.to_list()),
+            TableChange::Deregister { table } => {
+                names.insert(table.id.to_list()) && dropped.insert(table.key)
+            }
+            TableChange::CreateVersion { table, .. }
+            | TableChange::DeleteVersions { table, .. } => {
+                lines.insert((table.key, table.branch.clone()))
+            }
+        };
+        if !is_new {
+            return Err(Error::invalid_input(
+                "a batch may change each branch of a table, and each name, once",
+            ));
+        }
+    }
+    if lines.iter().any(|(key, _)| dropped.contains(key)) {
+        return Err(Error::invalid_input(
+            "a batch cannot change the versions of a table that it deregisters",
+        ));
+    }
+    Ok(())
+}
+
+/// The error of one change, with the place of the change.
+fn at(index: usize, error: Error) -> Error {
+    let place = format!("operation {index}: ");
+    match error {
+        Error::InvalidInput(text) if !text.starts_with("operation ") => {
+            Error::InvalidInput(place + &text)
+        }
+        Error::InvalidTableState(text) if !text.starts_with("operation ") => {
+            Error::InvalidTableState(place + &text)
+        }
+        Error::ConcurrentModification(mut conflict) => {
+            if !conflict.message.starts_with("operation ") {
+                conflict.message.insert_str(0, &place);
+            }
+            Error::ConcurrentModification(conflict)
+        }
+        error => error,
+    }
+}
+
+fn gone() -> Error {
+    Error::InvalidTableState("the table is gone".into())
+}

@@ -1,0 +1,239 @@
+//! Versions that clients make themselves: they write data and a manifest, stage the manifest, and ask
+//! for it to become a version. So each version has its author, and storage still decides.
+
+use std::time::Duration;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::{Engine, location_of, root_of};
+use crate::catalog::{batches, tables, versions};
+use crate::error::{Conflict, Error, Result};
+use crate::lake::{Claim, Landed, Put, StagedManifest};
+use crate::model::{Caller, ManifestEntry, Origin, Properties, Table, TableVersion};
+
+/// How long a change waits for a batch that is at the same table.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Versions from `start` up to and without `end`; to the newest when there is none.
+#[derive(Debug, Clone, Copy)]
+pub struct VersionRange {
+    pub start: u64,
+    pub end: Option<u64>,
+}
+
+impl VersionRange {
+    fn holds(&self, version: u64) -> bool {
+        self.start <= version && self.end.is_none_or(|end| version < end)
+    }
+}
+
+impl Engine {
+    /// Makes a version of a manifest that a client staged, if it is the one after the newest.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when the version is there already, `InvalidInput` for a manifest
+    /// that is not what is claimed.
+    pub async fn create_version(
+        &self,
+        table: &Table,
+        claim: &Claim,
+        metadata: Properties,
+        caller: &Caller,
+    ) -> Result<TableVersion> {
+        let _turn = self.turn(table).await?;
+        let location = location_of(table);
+        let staged = match self.read_next(table, claim).await {
+            Ok(staged) => staged,
+            Err(error) => return self.repeated(table, claim, error).await,
+        };
+        let landed = match self.lake.put_staged(&location, &staged, self.now_us()).await? {
+            Put::Landed(landed) | Put::StoodAlready(landed) => landed,
+            Put::Taken => return Err(self.taken(table, claim.version).await),
+        };
+        let version = self.version_of(&staged, landed, metadata, caller);
+        let recorded = async {
+            let mut tx = self.catalog.write().await?;
+            versions::insert_version(&mut tx, table, &version).await?;
+            tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(
+                table.id = %table.id, version = version.manifest.version, %error,
+                "a version stands in storage but could not be recorded; it will be adopted"
+            );
+        }
+        self.lake.remove_staged(&location, &staged).await;
+        tracing::info!(
+            table.id = %table.id, %caller, version = version.manifest.version,
+            "created a version of {}", table.id
+        );
+        Ok(version)
+    }
+
+    /// Reads a staged manifest, if its version is the one after the newest.
+    pub(super) async fn read_next(&self, table: &Table, claim: &Claim) -> Result<StagedManifest> {
+        let latest = self.latest(table).await?;
+        let newest = latest.as_ref().map_or(0, |latest| latest.manifest.version);
+        if claim.version == 0 {
+            return Err(Error::invalid_input("the first version of a table is version 1"));
+        }
+        if claim.version <= newest {
+            return Err(self.taken(table, claim.version).await);
+        }
+        if claim.version > newest + 1 {
+            return Err(Error::invalid_input(format!(
+                "version {} would leave a gap: the newest of table '{}' is {newest}",
+                claim.version, table.id
+            )));
+        }
+        let scheme = latest.map(|latest| latest.manifest.naming_scheme);
+        self.lake.read_staged(&location_of(table), claim, scheme).await
+    }
+
+    /// A request that was sent twice: when the version stands and is of the very manifest that is
+    /// staged still, that is the answer.
+    async fn repeated(&self, table: &Table, claim: &Claim, error: Error) -> Result<TableVersion> {
+        if !matches!(error, Error::ConcurrentModification(_)) {
+            return Err(error);
+        }
+        let location = location_of(table);
+        let known = self.describe_version(table, claim.version).await;
+        let Ok(known) = known else { return Err(error) };
+        let scheme = Some(known.manifest.naming_scheme);
+        let Ok(staged) = self.lake.read_staged(&location, claim, scheme).await else {
+            return Err(error);
+        };
+        match self.lake.put_staged(&location, &staged, self.now_us()).await? {
+            Put::StoodAlready(_) => {
+                self.lake.remove_staged(&location, &staged).await;
+                Ok(known)
+            }
+            // It was removed just now: the client has to look again.
+            Put::Landed(_) | Put::Taken => Err(error),
+        }
+    }
+
+    pub(super) fn version_of(
+        &self,
+        staged: &StagedManifest,
+        landed: Landed,
+        metadata: Properties,
+        caller: &Caller,
+    ) -> TableVersion {
+        let mut properties = staged.properties.clone();
+        properties.extend(metadata);
+        TableVersion {
+            manifest: landed.manifest,
+            origin: Origin::Catalog,
+            operation: landed.operation,
+            transaction_id: landed.transaction_id,
+            committed_by: Some(caller.name().into()),
+            committed_at_us: self.now_us(),
+            properties,
+        }
+    }
+
+    pub(super) async fn taken(&self, table: &Table, version: u64) -> Error {
+        let conflict = Conflict {
+            message: format!("version {version} of table '{}' exists already", table.id),
+            conflicting_version: Some(version),
+            retryable: true,
+            ..Conflict::default()
+        };
+        self.explain(table, version.saturating_sub(1), conflict).await
+    }
+
+    /// Deletes versions, not their data. Answers how many.
+    ///
+    /// # Errors
+    /// `InvalidTableState` when a tag or a branch refers to one of them, `InvalidInput` when the
+    /// newest is among them and an older one is not: nobody would have committed that state.
+    pub async fn delete_versions(
+        &self,
+        table: &Table,
+        ranges: &[VersionRange],
+        caller: &Caller,
+    ) -> Result<u64> {
+        let _turn = self.turn(table).await?;
+        let (doomed, keeps) = self.doomed_versions(table, ranges).await?;
+        self.lake.remove_manifests(&location_of(table), &doomed).await?;
+        let mut tx = self.catalog.write().await?;
+        for manifest in &doomed {
+            versions::delete_version(&mut tx, table, manifest.version).await?;
+        }
+        if keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
+            tables::mark_declared(&mut tx, table.key, caller, self.now_us()).await?;
+        }
+        tx.commit().await?;
+        tracing::info!(table.id = %table.id, %caller, versions = doomed.len(), "deleted versions");
+        Ok(doomed.len() as u64)
+    }
+
+    /// The versions in some ranges, oldest first, and how many others there are.
+    pub(super) async fn doomed_versions(
+        &self,
+        table: &Table,
+        ranges: &[VersionRange],
+    ) -> Result<(Vec<ManifestEntry>, usize)> {
+        let all = self.lake.list_manifests(&location_of(table)).await?;
+        let total = all.len();
+        let newest = all.last().map(|manifest| manifest.version);
+        let is_doomed =
+            |manifest: &ManifestEntry| ranges.iter().any(|range| range.holds(manifest.version));
+        let doomed: Vec<ManifestEntry> = all.into_iter().filter(is_doomed).collect();
+        if doomed.len() < total
+            && let Some(last) = doomed.last().filter(|last| Some(last.version) == newest)
+        {
+            return Err(Error::invalid_input(format!(
+                "version {} is the newest: without it the table would be what it was before, \
+                 which restoring a version does",
+                last.version
+            )));
+        }
+        if !doomed.is_empty() {
+            let pinned = self.lake.pinned_versions(&root_of(table), &table.branch).await?;
+            for (version, by) in pinned {
+                if doomed.iter().any(|manifest| manifest.version == version) {
+                    return Err(Error::InvalidTableState(format!(
+                        "version {version} cannot be deleted: {by} refers to it"
+                    )));
+                }
+            }
+        }
+        let keeps = total - doomed.len();
+        Ok((doomed, keeps))
+    }
+
+    /// Takes the table's turn, and waits for a batch of another process that is at the table.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when that takes too long.
+    pub(super) async fn turn(&self, table: &Table) -> Result<OwnedMutexGuard<()>> {
+        let turn = self.turns.take(table).await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let intent = {
+                let mut tx = self.catalog.read().await?;
+                batches::find_intent(&mut tx, table).await?
+            };
+            let Some(intent) = intent else { return Ok(turn) };
+            if intent.lease_us <= self.now_us() {
+                self.recover_batch(intent.batch).await?;
+            } else if Instant::now() >= deadline {
+                return Err(Error::conflict(Conflict {
+                    message: format!(
+                        "a commit to several tables is about to make version {} of table '{}'",
+                        intent.version, table.id
+                    ),
+                    retryable: true,
+                    ..Conflict::default()
+                }));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

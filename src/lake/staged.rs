@@ -1,0 +1,292 @@
+//! Manifests that clients staged: a namespace-aware client writes its manifest under a name that
+//! nobody looks for, and asks for it to become a version.
+
+use bytes::Bytes;
+use lance_table::format::{Fragment, Manifest, pb};
+use lance_table::io::commit::{ManifestNamingScheme, write_version_hint};
+use lance_table::io::manifest::read_manifest;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutMode, PutOptions};
+use prost::Message;
+
+use super::probe::{VERSIONS_DIR, from_lance};
+use super::{Lake, Landed, Location, failure};
+use crate::error::{Error, Result};
+use crate::model::{ManifestEntry, NamingScheme, Properties};
+
+/// The largest manifest that is taken; Lance's own has some hundred bytes for each data file.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A manifest that a client staged, read and checked.
+pub struct StagedManifest {
+    staged: Path,
+    place: Path,
+    scheme: ManifestNamingScheme,
+    version: u64,
+    bytes: Bytes,
+    num_rows: u64,
+    /// Lance's name of the operation, if the manifest tells.
+    operation: Option<String>,
+    transaction_id: Option<String>,
+    /// What the client keeps with its transaction.
+    pub properties: Properties,
+}
+
+/// How it went to put a manifest at its final name.
+pub enum Put {
+    /// It stands.
+    Landed(Landed),
+    /// The same manifest stood there already.
+    StoodAlready(Landed),
+    /// Another manifest stands there.
+    Taken,
+}
+
+/// What a client says of the manifest that it staged.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub version: u64,
+    /// Relative to the root of the object store.
+    pub path: String,
+    pub size_bytes: Option<u64>,
+    pub naming_scheme: Option<NamingScheme>,
+}
+
+impl Lake {
+    /// Reads a staged manifest. `scheme` is how the table names its manifests, if it has any.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a path that is not a file in the folder of the table's versions, and for
+    /// what is not the manifest that is claimed.
+    pub async fn read_staged(
+        &self,
+        location: &Location,
+        claim: &Claim,
+        scheme: Option<NamingScheme>,
+    ) -> Result<StagedManifest> {
+        let (store, base) = self.store(location).await?;
+        let staged = staged_path(&base, &claim.path)?;
+        let scheme = match scheme.or(claim.naming_scheme) {
+            Some(NamingScheme::V1) => ManifestNamingScheme::V1,
+            Some(NamingScheme::V2) | None => ManifestNamingScheme::V2,
+        };
+        let size = match store.inner.head(&staged).await {
+            Ok(meta) => meta.size,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(Error::invalid_input("there is no file at manifest_path"));
+            }
+            Err(error) => return Err(Error::internal("looking at a staged manifest", error)),
+        };
+        if size > MAX_BYTES || claim.size_bytes.is_some_and(|claimed| claimed != size) {
+            return Err(Error::invalid_input(format!(
+                "the file at manifest_path has {size} bytes, which is not what was claimed, or \
+                 too much"
+            )));
+        }
+        // On the readers' threads, where a manifest that breaks its reader breaks nothing else.
+        let (reading_store, path) = (store.clone(), staged.clone());
+        let read = self.readers.run(async move {
+            read_manifest(&reading_store, &path, Some(size))
+                .await
+                .map_err(|error| Error::internal("reading a staged manifest", error))
+        });
+        let manifest: Manifest = read.await.map_err(|error| {
+            tracing::debug!(%error, "a staged manifest cannot be read");
+            Error::invalid_input("the file at manifest_path is not a manifest that Lance can read")
+        })?;
+        if manifest.version != claim.version {
+            return Err(Error::invalid_input(format!(
+                "the staged manifest is of version {}, not of version {}",
+                manifest.version, claim.version
+            )));
+        }
+        let bytes = store.inner.get(&staged).await;
+        let bytes = match bytes {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        let bytes = bytes.map_err(|error| Error::internal("reading a staged manifest", error))?;
+        let transaction = manifest.transaction_section.and_then(|at| transaction_at(&bytes, at));
+        let (operation, transaction_id, properties) = match transaction {
+            None => (None, None, Properties::new()),
+            Some(told) => {
+                let id = told.uuid.clone();
+                let properties = told.transaction_properties.clone().into_iter().collect();
+                let parsed = lance::dataset::transaction::Transaction::try_from(told).ok();
+                (parsed.map(|parsed| parsed.operation.name().to_owned()), Some(id), properties)
+            }
+        };
+        Ok(StagedManifest {
+            place: scheme.manifest_path(&base, claim.version),
+            staged,
+            scheme,
+            version: claim.version,
+            num_rows: manifest.fragments.iter().filter_map(Fragment::num_rows).sum::<usize>()
+                as u64,
+            bytes,
+            operation,
+            transaction_id,
+            properties,
+        })
+    }
+
+    /// Puts a staged manifest at its final name if nothing is there.
+    ///
+    /// # Errors
+    /// `Internal` when storage does not say whether it did: the outcome is unknown.
+    pub async fn put_staged(
+        &self,
+        location: &Location,
+        staged: &StagedManifest,
+        now_us: i64,
+    ) -> Result<Put> {
+        let (store, base) = self.store(location).await?;
+        if staged.staged == staged.place {
+            let meta = store.inner.head(&staged.place).await;
+            let meta = meta.map_err(|error| Error::internal("looking at a manifest", error))?;
+            return Ok(Put::StoodAlready(staged.landed(meta.e_tag, now_us)));
+        }
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let payload = staged.bytes.clone().into();
+        match store.inner.put_opts(&staged.place, payload, options).await {
+            Ok(put) => {
+                write_version_hint(&store, &base, staged.version).await;
+                Ok(Put::Landed(staged.landed(put.e_tag, now_us)))
+            }
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let there = store.inner.get(&staged.place).await;
+                let there = there.map_err(|error| Error::internal("reading a manifest", error))?;
+                let e_tag = there.meta.e_tag.clone();
+                let bytes = there.bytes().await;
+                let bytes = bytes.map_err(|error| Error::internal("reading a manifest", error))?;
+                if bytes == staged.bytes {
+                    return Ok(Put::StoodAlready(staged.landed(e_tag, now_us)));
+                }
+                Ok(Put::Taken)
+            }
+            Err(error) => Err(Error::internal("putting a manifest", error)),
+        }
+    }
+
+    /// Takes back a manifest that was put, unless a later version was built on it. Answers whether
+    /// it was taken back.
+    pub async fn take_back(&self, location: &Location, staged: &StagedManifest) -> Result<bool> {
+        if self.find_manifest(location, staged.version + 1).await?.is_some() {
+            return Ok(false);
+        }
+        let (store, _) = self.store(location).await?;
+        match store.inner.delete(&staged.place).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(Error::internal("taking back a manifest", error)),
+        }
+    }
+
+    /// Removes a staged manifest that is not needed any more. What is not there is no error.
+    pub async fn remove_staged(&self, location: &Location, staged: &StagedManifest) {
+        if staged.staged == staged.place {
+            return;
+        }
+        let removed = async {
+            let (store, _) = self.store(location).await?;
+            match store.inner.delete(&staged.staged).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(Error::internal("removing a staged manifest", error)),
+            }
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(%location, %error, "a staged manifest stays behind");
+        }
+    }
+
+    /// Removes manifests, oldest first, so that the newest that stands is right at any time.
+    pub async fn remove_manifests(
+        &self,
+        location: &Location,
+        manifests: &[ManifestEntry],
+    ) -> Result<()> {
+        let (store, _) = self.store(location).await?;
+        for manifest in manifests {
+            let path = Path::parse(&manifest.path)
+                .map_err(|error| Error::internal("removing a version", error))?;
+            match store.inner.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(Error::internal("removing a version", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Versions of the branch that a tag or another branch refers to.
+    pub async fn pinned_versions(
+        &self,
+        root: &Location,
+        branch: &crate::model::Branch,
+    ) -> Result<Vec<(u64, String)>> {
+        let Some(newest) = self.list_manifests(root).await?.pop() else {
+            return Ok(Vec::new());
+        };
+        let dataset = self.snapshot(root, newest.version).await?.dataset;
+        let failed = |error| failure::from_lance(error, root);
+        let is_here = |of: Option<&str>| of == branch.beside_main();
+        let tags = dataset.tags().list().await.map_err(failed)?;
+        let branches = dataset.branches().list().await.map_err(failed)?;
+        let by_tags = tags
+            .into_iter()
+            .filter(|(_, tag)| is_here(tag.branch.as_deref()))
+            .map(|(name, tag)| (tag.version, format!("tag '{name}'")));
+        let by_branches = branches
+            .into_iter()
+            .filter(|(_, other)| is_here(other.parent_branch.as_deref()))
+            .map(|(name, other)| (other.parent_version, format!("branch '{name}'")));
+        Ok(by_tags.chain(by_branches).collect())
+    }
+}
+
+impl StagedManifest {
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How its final name is made.
+    pub fn naming_scheme(&self) -> NamingScheme {
+        from_lance(self.scheme)
+    }
+
+    fn landed(&self, e_tag: Option<String>, modified_at_us: i64) -> Landed {
+        Landed {
+            manifest: ManifestEntry {
+                version: self.version,
+                path: self.place.to_string(),
+                size_bytes: Some(self.bytes.len() as u64),
+                e_tag,
+                naming_scheme: from_lance(self.scheme),
+                modified_at_us,
+            },
+            operation: self.operation.clone(),
+            transaction_id: self.transaction_id.clone(),
+            num_rows: self.num_rows,
+        }
+    }
+}
+
+/// Only a file right in the folder of the table's versions is a staged manifest of it.
+fn staged_path(base: &Path, given: &str) -> Result<Path> {
+    let wrong = || {
+        Error::invalid_input(
+            "manifest_path must be a file in the table's _versions folder, relative to the root \
+             of the object store",
+        )
+    };
+    let path = Path::parse(given.trim_start_matches('/')).map_err(|_| wrong())?;
+    let folder = base.clone().join(VERSIONS_DIR);
+    let is_file_in_it = path.prefix_match(&folder).is_some_and(|parts| parts.count() == 1);
+    if is_file_in_it { Ok(path) } else { Err(wrong()) }
+}
+
+/// The transaction that a manifest carries: its length in four bytes, then itself.
+fn transaction_at(bytes: &Bytes, at: usize) -> Option<pb::Transaction> {
+    let rest = bytes.get(at..)?;
+    let length = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
+    let end = usize::try_from(length).ok()?.checked_add(4)?;
+    pb::Transaction::decode(rest.get(4..end)?).ok()
+}
