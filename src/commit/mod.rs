@@ -12,12 +12,14 @@
 //!
 //! No connection is held while storage is at work.
 
+mod alter;
 mod change;
 mod create;
 mod jobs;
 mod namespaces;
 mod once;
 mod publish;
+mod refs;
 mod rows;
 mod sweep;
 mod tables;
