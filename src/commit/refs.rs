@@ -153,12 +153,10 @@ impl Engine {
             return Err(Error::TableBranchNotFound { table, branch });
         }
         // The branch is gone. What is left of it now only takes up room.
-        let cleared = async {
-            self.lake.remove(&location_of(table)).await?;
-            self.forget_branch(table).await
-        };
-        if let Err(error) = cleared.await {
-            tracing::error!(table.id = %table.id, branch = %table.branch, %error,
+        let (forgotten, removed) =
+            (self.forget_branch(table).await, self.lake.remove(&location_of(table)).await);
+        for error in [forgotten.err(), removed.err()].into_iter().flatten() {
+            tracing::warn!(table.id = %table.id, branch = %table.branch, %error,
                 "could not clear away all that a deleted branch had");
         }
         tracing::info!(table.id = %table.id, branch = %table.branch, "deleted a branch");
@@ -188,6 +186,14 @@ impl Engine {
         let turn = self.turns.take(table).await;
         self.check_branch(table).await?;
         Ok(turn)
+    }
+
+    /// The error, or that the branch is gone, of which it may be a consequence.
+    pub(super) async fn unless_gone(&self, table: &Table, error: Error) -> Error {
+        match self.check_branch(table).await {
+            Err(gone @ Error::TableBranchNotFound { .. }) => gone,
+            _ => error,
+        }
     }
 
     async fn check_branch(&self, table: &Table) -> Result<()> {

@@ -193,18 +193,26 @@ impl Snapshot {
         }))
     }
 
-    /// Removes a branch and its files.
+    /// Removes the entry of a branch, and what of its files can be removed at once.
     ///
     /// # Errors
     /// `InvalidTableState` when a tag or another branch refers to it.
     pub async fn delete_branch(&self, name: &Branch) -> Result<Before> {
         check_new_branch(name)?;
         let mut dataset = (*self.dataset).clone();
-        match Box::pin(dataset.delete_branch(name.as_str())).await {
-            Err(lance::Error::RefConflict { .. }) => Err(Error::InvalidTableState(format!(
-                "branch '{name}' cannot be deleted: a tag or another branch starts from it"
-            ))),
-            outcome => before(outcome, self),
+        let error = match Box::pin(dataset.delete_branch(name.as_str())).await {
+            Err(lance::Error::RefConflict { .. }) => {
+                return Err(Error::InvalidTableState(format!(
+                    "branch '{name}' cannot be deleted: a tag or another branch starts from it"
+                )));
+            }
+            Err(error) if !is_absent(&error) => error,
+            outcome => return before(outcome, self),
+        };
+        // The entry goes first. Files that somebody still writes can keep the folder from going.
+        match dataset.branches().get(name.as_str()).await {
+            Err(lance::Error::RefNotFound { .. }) => Ok(Before::There),
+            _ => Err(self.failed(error)),
         }
     }
 }
