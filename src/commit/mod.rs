@@ -57,6 +57,8 @@ pub struct Engine {
     clock: Clock,
     upload_ttl: Duration,
     turns: Turns,
+    /// Branches of one table are made and removed one after the other: they share folders.
+    branch_turns: Turns,
     /// What has to come to its end even when its client hangs up, jobs among it.
     work: TaskTracker,
     job_turns: Arc<Semaphore>,
@@ -74,8 +76,8 @@ impl Engine {
     ) -> Self {
         let job_turns = Arc::new(Semaphore::new(jobs::AT_ONCE));
         let process = Uuid::now_v7();
-        let turns = Turns::default();
-        Self { catalog, lake, clock, upload_ttl, turns, work, job_turns, process }
+        let (turns, branch_turns) = (Turns::default(), Turns::default());
+        Self { catalog, lake, clock, upload_ttl, turns, branch_turns, work, job_turns, process }
     }
 
     /// Makes what every catalog has: the root namespace.

@@ -100,11 +100,7 @@ impl Engine {
         if source.branch == target.branch {
             return Err(exists());
         }
-        // Two turns, in the same order for everyone.
-        let mut lines = [source, &target];
-        lines.sort_by(|one, other| one.branch.cmp(&other.branch));
-        let _first = self.turns.take(lines[0]).await;
-        let _second = self.turns.take(lines[1]).await;
+        let _turn = self.branch_turns.take(&root_line(source)).await;
         self.check_branch(source).await?;
         let start = self.open(source, version).await?;
         if self.lake.has_branch(&root_of(source), branch).await? {
@@ -144,9 +140,10 @@ impl Engine {
     /// # Errors
     /// `TableBranchNotFound`; `InvalidTableState` when a tag or another branch starts from it.
     pub async fn delete_branch(&self, table: &Table) -> Result<()> {
-        let _turn = self.turns.take(table).await;
         // From the main branch: of the one that goes perhaps nothing can be opened any more.
-        let main = Table { branch: Branch::main(), ..table.clone() };
+        let main = root_line(table);
+        let _branch_turn = self.branch_turns.take(&main).await;
+        let _turn = self.turns.take(table).await;
         let newest = self.open(&main, None).await?;
         if newest.delete_branch(&table.branch).await? == Before::Absent {
             let (table, branch) = (table.id.clone(), table.branch.clone());
@@ -204,6 +201,11 @@ impl Engine {
         let (table, branch) = (table.id.clone(), table.branch.clone());
         Err(Error::TableBranchNotFound { table, branch })
     }
+}
+
+/// The table on its main branch.
+fn root_line(table: &Table) -> Table {
+    Table { branch: Branch::main(), ..table.clone() }
 }
 
 fn tag_not_found(table: &Table, tag: &str) -> Error {

@@ -154,7 +154,7 @@ both! {
         with_two_versions(&server).await;
         let before = server.snapshot().await;
         let long = "a".repeat(300);
-        let bad = ["", ".a", "a.", "a..b", "a/b", "../a", "a b", "größe", "x.lock", "a\u{0}", &long];
+        let bad = ["", ".a", "a.", "a..b", "a/b", "../a", "a b", "x.lock", "a\u{0}", &long];
         for name in bad {
             let body = json!({"tag": name, "version": 1});
             for operation in ["tags/create", "tags/update", "tags/delete", "tags/version"] {
@@ -196,5 +196,43 @@ both! {
             let reply = server.post(&table("ns$none", operation), body.clone()).await;
             assert_error(&reply, 404, TABLE_NOT_FOUND);
         }
+    }
+}
+
+both! {
+    async fn names_that_other_clients_could_not_list(server: TestServer) {
+        let location = with_two_versions(&server).await;
+        let body = json!({"tag": "größe", "version": 1});
+        let refused = server.post(&table("ns$t", "tags/create"), body).await;
+        assert_error(&refused, 400, INVALID_INPUT);
+        // Lance takes the name, and then cannot list any tag. Here it can be seen, and removed.
+        let there = foreign::open(&location).await;
+        there.tags().create("größe", 2).await.expect("a foreign tag");
+        assert!(there.tags().list().await.is_err());
+        assert_eq!(tags(&server).await["größe"]["version"], 2);
+        assert_eq!(version_of(&server, "größe").await["version"], 2);
+        server.post(&table("ns$t", "tags/delete"), json!({"tag": "größe"})).await.ok();
+        assert!(there.tags().list().await.expect("tags").is_empty());
+    }
+}
+
+both! {
+    async fn a_table_is_described_at_a_tag(server: TestServer) {
+        with_two_versions(&server).await;
+        tag(&server, "first", 1).await;
+        let create = table("ns$t", "branches/create");
+        server.post(&create, json!({"name": "b", "from_version": 2})).await.ok();
+        let on_branch = json!({"tag": "second", "version": 2, "branch": "b"});
+        server.post(&table("ns$t", "tags/create"), on_branch).await.ok();
+        let describe = table("ns$t", "describe?load_detailed_metadata=true");
+        let first = server.post(&describe, json!({"tag": "first"})).await.ok();
+        assert_eq!((&first["version"], &first["stats"]["num_fragments"]), (&json!(1), &json!(1)));
+        let second = server.post(&describe, json!({"tag": "second"})).await.ok();
+        assert_eq!((&second["version"], &second["stats"]["num_fragments"]), (&json!(2), &json!(2)));
+        for body in [json!({"tag": "first", "version": 1}), json!({"tag": "first", "branch": "b"})] {
+            assert_error(&server.post(&describe, body).await, 400, INVALID_INPUT);
+        }
+        let absent = server.post(&describe, json!({"tag": "absent"})).await;
+        assert_error(&absent, 404, TABLE_TAG_NOT_FOUND);
     }
 }
