@@ -16,7 +16,7 @@ use crate::model::Properties;
 
 /// Lance's own rules say what goes together with the change of a column.
 pub(super) const TERMS: Terms =
-    Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new() };
+    Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new(), until: None };
 
 /// A change to one column; what is absent stays.
 #[derive(Debug, Clone)]

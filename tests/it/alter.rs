@@ -1,5 +1,6 @@
 //! Columns that come, change and go, and what is kept with them.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, StructArray};
@@ -64,10 +65,10 @@ both! {
         assert_eq!((&made["origin"], &made["operation"]), (&json!("catalog"), &json!("Merge")));
         assert!(text(&made, "committed_by").contains("anonymous"), "{made}");
         let rows = foreign::rows(&location).await;
-        assert_eq!(columns(&[rows.clone()]), ["a", "b", "twice", "shout", "one"]);
+        assert_eq!(columns(from_ref(&rows)), ["a", "b", "twice", "shout", "one"]);
         let twice = arrow::compute::cast(&rows["twice"], &DataType::Int64).expect("numbers");
         assert_eq!(twice.as_primitive::<Int64Type>().values().to_vec(), [0, 2, 4, 6, 8]);
-        assert_eq!(text_values(&[rows.clone()], "shout")[4], Some("S4".into()));
+        assert_eq!(text_values(from_ref(&rows), "shout")[4], Some("S4".into()));
         assert_eq!(int_values(&[rows], "one"), [1; 5]);
         // Rows that come later read as null, even where the expression is a constant.
         server.insert("ns$t", &batch_ab(5..6)).await;
@@ -189,7 +190,7 @@ both! {
         assert_eq!(renamed, json!({"version": 2}));
         alter(&server, json!([{"path": "a", "data_type": {"type": "int64"}}])).await.ok();
         let rows = foreign::rows(&location).await;
-        assert_eq!(columns(&[rows.clone()]), ["a", "name"]);
+        assert_eq!(columns(from_ref(&rows)), ["a", "name"]);
         assert_eq!(rows["a"].data_type(), &DataType::Int64);
         assert_eq!(rows["a"].as_primitive::<Int64Type>().values().to_vec(), [0, 1, 2]);
         // Two names may change places.
@@ -400,7 +401,7 @@ both! {
         let there = foreign::open(&location).await;
         let theirs = there.checkout_branch("b").await.expect("the branch");
         let rows = Box::pin(theirs.scan().try_into_batch()).await.expect("rows");
-        assert_eq!(columns(&[rows.clone()]), ["a", "d"]);
+        assert_eq!(columns(from_ref(&rows)), ["a", "d"]);
         assert_eq!(int_values(&[rows], "d"), [0, 1]);
         assert_eq!(columns(&all(&server).await), ["a", "b"]);
         assert_eq!(server.versions("ns$t").await, [1]);
