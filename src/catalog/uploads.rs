@@ -259,6 +259,18 @@ pub async fn delete_upload(tx: &mut Tx, upload: Uuid) -> Result<()> {
         .map_err(|error| failed(error, "removing an upload"))
 }
 
+/// Forgets the uploads to a branch, and the names of their files.
+pub async fn delete_uploads(tx: &mut Tx, table: &Table) -> Result<()> {
+    const SQL: &str = "DELETE FROM uploads WHERE table_id = $1 AND branch = $2";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "removing the uploads to a branch"))
+}
+
 /// Some uploads whose time is over, each with its table; none that a commit claimed after
 /// `stale_us`.
 pub async fn list_expired(

@@ -155,3 +155,15 @@ pub async fn delete_version(tx: &mut Tx, table: &Table, version: u64) -> Result<
         .map(drop))
     .map_err(|error| failed(error, "forgetting a version"))
 }
+
+/// Forgets all versions of a branch.
+pub async fn delete_versions(tx: &mut Tx, table: &Table) -> Result<()> {
+    const SQL: &str = "DELETE FROM table_versions WHERE table_id = $1 AND branch = $2";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "forgetting the versions of a branch"))
+}

@@ -109,7 +109,7 @@ impl Engine {
         table: &Table,
         deadline: Instant,
     ) -> Result<tokio::sync::OwnedMutexGuard<()>> {
-        let turn = tokio::time::timeout_at(deadline, self.turn(table)).await;
+        let turn = tokio::time::timeout_at(deadline, self.take_turn(table)).await;
         turn.unwrap_or_else(|_| {
             Err(Error::ServiceUnavailable(format!(
                 "others were changing table '{}' all the time; nothing was changed",

@@ -282,7 +282,10 @@ impl Engine {
             (_, InsertMode::Append) => (WriteMode::Append, Change::Append),
             (_, InsertMode::Overwrite) => (WriteMode::Overwrite, Change::Overwrite),
         };
-        self.write_and_commit(table, write_mode, change, latest, batches, caller).await
+        match self.write_and_commit(table, write_mode, change, latest, batches, caller).await {
+            Ok(inserted) => Ok(inserted),
+            Err(error) => Err(self.unless_gone(table, error).await),
+        }
     }
 
     /// The first rows of a table that was only declared.

@@ -84,11 +84,18 @@ impl Engine {
         if claim.version <= newest {
             return Err(self.taken(table, claim.version).await);
         }
-        if claim.version > newest + 1 {
-            return Err(Error::invalid_input(format!(
-                "version {} would leave a gap: the newest of table '{}' is {newest}",
-                claim.version, table.id
-            )));
+        // A branch begins with the number of the version that it starts from.
+        let begins_branch = newest == 0 && !table.branch.is_main();
+        if claim.version > newest + 1 && !begins_branch {
+            let conflict = Conflict {
+                message: format!(
+                    "version {} would leave a gap: the newest of table '{}' is {newest}",
+                    claim.version, table.id
+                ),
+                retryable: true,
+                ..Conflict::default()
+            };
+            return Err(self.explain(table, newest, conflict).await);
         }
         let scheme = latest.map(|latest| latest.manifest.naming_scheme);
         self.lake.read_staged(&location_of(table), claim, scheme).await
@@ -158,7 +165,7 @@ impl Engine {
         ranges: &[VersionRange],
         caller: &Caller,
     ) -> Result<u64> {
-        let _turn = self.turn(table).await?;
+        let _turn = self.take_turn(table).await?;
         let (doomed, keeps) = self.doomed_versions(table, ranges).await?;
         self.lake.remove_manifests(&location_of(table), &doomed).await?;
         let mut tx = self.catalog.write().await?;

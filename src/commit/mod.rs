@@ -12,6 +12,7 @@
 //!
 //! No connection is held while storage is at work.
 
+mod alter;
 mod batch;
 mod change;
 mod create;
@@ -20,6 +21,7 @@ mod managed;
 mod namespaces;
 mod once;
 mod publish;
+mod refs;
 mod rows;
 mod sweep;
 mod tables;
@@ -59,6 +61,8 @@ pub struct Engine {
     clock: Clock,
     upload_ttl: Duration,
     turns: Turns,
+    /// Branches of one table are made and removed one after the other: they share folders.
+    branch_turns: Turns,
     /// What has to come to its end even when its client hangs up, jobs among it.
     work: TaskTracker,
     job_turns: Arc<Semaphore>,
@@ -76,8 +80,8 @@ impl Engine {
     ) -> Self {
         let job_turns = Arc::new(Semaphore::new(jobs::AT_ONCE));
         let process = Uuid::now_v7();
-        let turns = Turns::default();
-        Self { catalog, lake, clock, upload_ttl, turns, work, job_turns, process }
+        let (turns, branch_turns) = (Turns::default(), Turns::default());
+        Self { catalog, lake, clock, upload_ttl, turns, branch_turns, work, job_turns, process }
     }
 
     /// Makes what every catalog has: the root namespace.

@@ -104,7 +104,7 @@ impl Engine {
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<CommitOutcome> {
-        let _turn = self.turn(table).await?;
+        let _turn = self.take_turn(table).await?;
         let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
         if attempt == Attempt::AfterAnother
             && let Some(outcome) =

@@ -96,12 +96,7 @@ impl Engine {
             Some(version) => self.describe_version(table, version).await?.manifest.version,
             None => match self.latest(table).await? {
                 Some(latest) => latest.manifest.version,
-                None => {
-                    return Err(Error::InvalidTableState(format!(
-                        "table '{}' is declared but has no data yet",
-                        table.id
-                    )));
-                }
+                None => return Err(no_data(table)),
             },
         };
         self.lake.snapshot(&location_of(table), version).await
@@ -201,6 +196,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// What it means that a table has no version.
+pub(super) fn no_data(table: &Table) -> Error {
+    Error::InvalidTableState(format!("table '{}' is declared but has no data yet", table.id))
 }
 
 fn not_found(table: &Table, version: u64) -> Error {

@@ -25,7 +25,9 @@ use crate::commit::Engine;
 use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
-use namespace::{changes, data, namespaces, rows, tables, versions};
+use namespace::{
+    branches, changes, columns, data, namespaces, rows, stats, tables, tags, versions,
+};
 
 /// What every handler may use; cheap to clone.
 #[derive(Clone)]
@@ -66,6 +68,20 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(tables::declare_table))
         .routes(routes!(versions::list_table_versions))
         .routes(routes!(versions::describe_table_version))
+        .routes(routes!(columns::update_table_schema_metadata))
+        .routes(routes!(columns::alter_table_alter_columns))
+        .routes(routes!(columns::update_field_metadata))
+        .routes(routes!(columns::alter_table_drop_columns))
+        .routes(routes!(columns::alter_table_add_columns))
+        .routes(routes!(stats::get_table_stats))
+        .routes(routes!(tags::list_table_tags))
+        .routes(routes!(tags::get_table_tag_version))
+        .routes(routes!(tags::create_table_tag))
+        .routes(routes!(tags::delete_table_tag))
+        .routes(routes!(tags::update_table_tag))
+        .routes(routes!(branches::list_table_branches))
+        .routes(routes!(branches::create_table_branch))
+        .routes(routes!(branches::delete_table_branch))
         .routes(routes!(data::create_table))
         .routes(routes!(data::insert_into_table))
         .routes(routes!(changes::merge_insert_into_table))

@@ -20,6 +20,7 @@ pub(super) fn from_lance(error: lance::Error, location: &Location) -> Error {
         ))),
         Lance::Schema { message, .. } => schema_error(said(message)),
         Lance::NotSupported { source, .. } => Error::Unsupported(said(source.to_string())),
+        Lance::InvalidRef { message } => Error::InvalidInput(said(message)),
         Lance::Arrow { message, .. } => invalid_input(said(message)),
         // Lance ran out of tries: others were faster each time, which a later try may not meet.
         Lance::CommitConflict { source, version, .. }

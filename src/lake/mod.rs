@@ -2,6 +2,8 @@
 //!
 //! It knows locations and versions, not names: a table's name is the catalog's business.
 
+mod add_columns;
+mod alter;
 mod change;
 mod columns;
 mod expression;
@@ -12,11 +14,13 @@ mod probe;
 mod publish;
 mod query;
 mod readers;
+mod refs;
 mod rows;
 mod schema;
 mod snapshot;
 mod spool;
 mod staged;
+mod stats;
 mod verify;
 mod write;
 
@@ -36,16 +40,20 @@ use object_store::path::Path;
 
 use crate::error::{Error, Result};
 
+pub use add_columns::{ColumnSource, NewColumn};
+pub use alter::{Alteration, FieldMetadata, Others};
 pub use change::{Changed, Meanwhile, Terms};
 pub use guard::Landed;
 pub use location::{Location, Locations};
 pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::{Query, Selection, Vectors};
+pub use refs::{Before, BranchEntry, NewBranch, Tag, check_new_branch};
 pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
-pub use schema::{check_wire_schema, schema_from_stored, wire_schema};
+pub use schema::{check_wire_schema, data_type_from_wire, schema_from_stored, wire_schema};
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
+pub use stats::{FragmentLengths, TableStats};
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
 /// How much memory indices and metadata may hold between requests.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
+use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
 use lance::datatypes::Schema;
+use lance_core::datatypes::LogicalType;
 use lance_file::datatypes::FieldsWithMeta;
 use lance_file::format::pb;
+use lance_namespace::models::JsonArrowDataType;
 use prost::Message;
 
 use crate::error::{Error, Result};
@@ -54,6 +56,53 @@ fn name_and_type(field: &serde_json::Value) -> Option<(String, String)> {
     Some((name, kind))
 }
 
+/// Reads a JSON Arrow type. The form has no units: a bare `timestamp` or `duration` counts
+/// microseconds, and Lance's own names of times, such as `timestamp:ns:UTC`, say what they count.
+///
+/// # Errors
+/// `InvalidInput` for what is no type, or a length that the type cannot have.
+pub fn data_type_from_wire(value: &serde_json::Value) -> Result<DataType> {
+    let wire: JsonArrowDataType = serde_json::from_value(value.clone()).map_err(|error| {
+        Error::invalid_input(format!("data_type is not a JSON Arrow type: {error}"))
+    })?;
+    check_lengths(&wire)?;
+    let unknown = || Error::invalid_input(format!("unknown data type '{}'", wire.r#type));
+    if TIMES.iter().any(|prefix| wire.r#type.starts_with(prefix)) {
+        return DataType::try_from(&LogicalType::from(wire.r#type.as_str())).map_err(|_| unknown());
+    }
+    lance_namespace::schema::convert_json_arrow_type(&wire).map_err(|error| match &wire.fields {
+        Some(_) => Error::invalid_input(format!("the data type: {}", unspaced(&error))),
+        None => unknown(),
+    })
+}
+
+/// How Lance's own names of times begin.
+const TIMES: [&str; 4] = ["timestamp:", "time32:", "time64:", "duration:"];
+/// The most digits of each decimal type.
+const DECIMALS: [(&str, i64); 4] =
+    [("decimal32", 9), ("decimal64", 18), ("decimal128", 38), ("decimal256", 76)];
+
+/// Lengths that Lance would take as they are, whatever comes of it.
+fn check_lengths(wire: &JsonArrowDataType) -> Result<()> {
+    let name = wire.r#type.to_lowercase();
+    let length = wire.length.unwrap_or(0);
+    let fits = match DECIMALS.iter().find(|(decimal, _)| *decimal == name) {
+        // Precision times 1000 and the scale.
+        Some((_, digits)) => {
+            let (precision, scale) = (length.div_euclid(1_000), length.rem_euclid(1_000));
+            (1..=*digits).contains(&precision) && (0..=precision).contains(&scale)
+        }
+        None if matches!(name.as_str(), "fixed_size_list" | "fixed_size_binary") => {
+            (1..=i64::from(i32::MAX)).contains(&length)
+        }
+        None => true,
+    };
+    if !fits {
+        return Err(Error::invalid_input(format!("the type {name} cannot have length {length}")));
+    }
+    wire.fields.iter().flatten().try_for_each(|field| check_lengths(&field.r#type))
+}
+
 /// The Arrow form of a schema that the catalog stored.
 pub fn schema_from_stored(bytes: &[u8]) -> Result<SchemaRef> {
     decode(bytes).map(|schema| Arc::new(ArrowSchema::from(&schema)))
@@ -84,7 +133,7 @@ fn unspaced(error: &impl std::fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{DataType, Field, TimeUnit};
+    use arrow::datatypes::{Field, TimeUnit};
 
     use super::*;
 
@@ -100,6 +149,35 @@ mod tests {
         let bytes = encode(&schema);
         assert_eq!(schema_from_stored(&bytes).unwrap().as_ref(), &arrow);
         assert_eq!(decode(&bytes).unwrap().field_ids(), schema.field_ids());
+    }
+
+    #[test]
+    fn types_are_read_with_care() {
+        let read = |json: serde_json::Value| data_type_from_wire(&json);
+        let item = Arc::new(Field::new("item", DataType::Float32, true));
+        let json = serde_json::json!({"type": "fixed_size_list", "length": 4, "fields": [
+            {"name": "item", "nullable": true, "type": {"type": "float32"}}]});
+        assert_eq!(read(json).unwrap(), DataType::FixedSizeList(item, 4));
+        let decimal = serde_json::json!({"type": "decimal128", "length": 10_002});
+        assert_eq!(read(decimal).unwrap(), DataType::Decimal128(10, 2));
+        let time = serde_json::json!({"type": "timestamp:ns:UTC"});
+        let expected = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+        assert_eq!(read(time).unwrap(), expected);
+        for bad in [
+            serde_json::json!("int64"),
+            serde_json::json!({"type": "int65"}),
+            serde_json::json!({"type": "list"}),
+            serde_json::json!({"type": "timestamp:years"}),
+            serde_json::json!({"type": "decimal128", "length": i64::MAX}),
+            serde_json::json!({"type": "decimal128", "length": 39_000}),
+            serde_json::json!({"type": "decimal128", "length": 2_003}),
+            serde_json::json!({"type": "fixed_size_binary"}),
+            serde_json::json!({"type": "fixed_size_binary", "length": 1_i64 << 32}),
+            serde_json::json!({"type": "list", "fields": [
+                {"name": "item", "nullable": true, "type": {"type": "fixed_size_binary"}}]}),
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -11,7 +11,9 @@
 mod support;
 
 mod adoption;
+mod alter;
 mod arrow_bodies;
+mod branches;
 mod clients;
 mod columns;
 mod command_line;
@@ -33,6 +35,8 @@ mod openapi;
 mod pagination;
 mod query;
 mod rows;
+mod stats;
 mod tables;
+mod tags;
 mod tidy;
 mod versions;

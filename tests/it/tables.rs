@@ -167,8 +167,7 @@ both! {
 }
 
 both! {
-    /// There are no tags and branches yet: asking for one must not silently give the newest
-    /// version of main.
+    /// Asking for one that is not there must not silently give the newest version of main.
     async fn describe_ignores_neither_tag_nor_branch(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for body in [

@@ -1,8 +1,12 @@
 //! The namespace dialect: the Lance Namespace REST specification, one file per noun.
 
+pub mod branches;
 pub mod changes;
+pub mod columns;
 pub mod data;
 pub mod namespaces;
 pub mod rows;
+pub mod stats;
 pub mod tables;
+pub mod tags;
 pub mod versions;

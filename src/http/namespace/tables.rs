@@ -204,9 +204,9 @@ pub struct DescribeTableRequest {
     /// The version to describe; the newest when absent.
     #[schema(minimum = 0)]
     version: Option<u64>,
-    /// Not served yet.
+    /// A tag of the version to describe, instead of `version` and `branch`.
     tag: Option<String>,
-    /// Not served yet, but for `main`.
+    /// The main branch when absent.
     branch: Option<String>,
     with_table_uri: Option<bool>,
     load_detailed_metadata: Option<bool>,
@@ -214,6 +214,22 @@ pub struct DescribeTableRequest {
     /// Nothing is vended yet: `storage_options` stays absent.
     #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
     vend_credentials: Option<bool>,
+}
+
+impl DescribeTableRequest {
+    /// The table on the branch that is meant, and the version, if one is named.
+    async fn version_of(&self, state: &AppState, id: &TableId) -> Result<(Table, Option<u64>)> {
+        let Some(tag) = &self.tag else {
+            let table = get_table_on(state, id, self.branch.as_deref()).await?;
+            return Ok((table, self.version));
+        };
+        if self.version.is_some() || self.branch.is_some() {
+            return Err(Error::invalid_input("give a tag, or a version and a branch, not both"));
+        }
+        let table = get_table(state, id).await?;
+        let tag = state.engine.find_tag(&table, tag).await?;
+        Ok((Table { branch: tag.branch, ..table }, Some(tag.version)))
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -277,11 +293,8 @@ pub async fn describe_table(
     Json(request): Json<DescribeTableRequest>,
 ) -> ApiResult<Reply<DescribeTableResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    if request.tag.is_some() {
-        return Err(Error::Unsupported("tags are not served yet".into()).into());
-    }
     let either = |one: Option<bool>, other: Option<bool>| one == Some(true) || other == Some(true);
-    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
+    let (table, version) = request.version_of(&state, &id).await?;
     let mut response = DescribeTableResponse {
         location: table.location.clone(),
         properties: table.properties.clone(),
@@ -291,8 +304,8 @@ pub async fn describe_table(
         response.table_uri = Some(Location::from_stored(table.location.clone()).to_uri());
     }
     if either(query.load_detailed_metadata, request.load_detailed_metadata) {
-        add_details(&state, &table, request.version, &mut response).await?;
-    } else if let Some(version) = request.version {
+        add_details(&state, &table, version, &mut response).await?;
+    } else if let Some(version) = version {
         let found = state.engine.describe_version(&table, version).await?;
         response.version = Some(found.manifest.version);
     }
