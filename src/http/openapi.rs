@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{OpenApi, ToSchema};
 
 use super::error::ErrorResponse;
@@ -29,6 +30,34 @@ struct Root;
 /// The document before the operations are added.
 pub(super) fn root() -> utoipa::openapi::OpenApi {
     Root::openapi()
+}
+
+/// Says which JSON bodies may be left away: an empty one is read as `{}`, so a body is needed only
+/// where one of its fields is.
+pub(super) fn optional_bodies(document: &mut utoipa::openapi::OpenApi) {
+    let schemas = document.components.as_ref().map(|all| all.schemas.clone()).unwrap_or_default();
+    let posts = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+    for body in posts.filter_map(|post| post.request_body.as_mut()) {
+        let RefOr::T(body) = body else { continue };
+        let Some(RefOr::T(json)) = body.content.get("application/json") else { continue };
+        if !json.schema.as_ref().is_some_and(|schema| has_required(&schemas, schema)) {
+            body.required = Some(Required::False);
+        }
+    }
+}
+
+fn has_required(schemas: &BTreeMap<String, RefOr<Schema>>, schema: &RefOr<Schema>) -> bool {
+    match schema {
+        RefOr::Ref(to) => to
+            .ref_location
+            .rsplit('/')
+            .next()
+            .and_then(|name| schemas.get(name))
+            .is_none_or(|schema| has_required(schemas, schema)),
+        RefOr::T(Schema::Object(object)) => !object.required.is_empty(),
+        RefOr::T(Schema::AllOf(all)) => all.items.iter().any(|one| has_required(schemas, one)),
+        RefOr::T(_) => true,
+    }
 }
 
 /// Arbitrary key-value pairs; entries whose key starts with `header.` stand for HTTP headers.
