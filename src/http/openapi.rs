@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{OpenApi, ToSchema};
 
@@ -70,9 +72,25 @@ pub struct Identity {
     pub auth_token: Option<String>,
 }
 
+/// A structure inside a body. serde also takes an array for one, field by field; the document does
+/// not say so, and nobody means it.
+///
+/// # Errors
+/// What is wrong with the object, or that it is none.
+pub fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let object = Option::<Map<String, Value>>::deserialize(deserializer)?;
+    let object = object.map(|object| serde_json::from_value(Value::Object(object)));
+    object.transpose().map_err(D::Error::custom)
+}
+
 /// What every JSON request body may hold.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct Envelope {
+    #[serde(default, deserialize_with = "object")]
     pub identity: Option<Identity>,
     pub context: Option<Context>,
     /// The object's identifier; when given it must be the one of the path.

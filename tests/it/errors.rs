@@ -12,8 +12,17 @@ use crate::support::{
 };
 
 /// What a body of no sense must not do to any operation that takes JSON.
-const NO_OBJECTS: [&str; 8] =
-    ["{", "[]", "5", "\"text\"", "null and void", "{\"id\": 5}", "{\"id\": [5]}", "\u{0}"];
+const NO_OBJECTS: [&str; 9] = [
+    "{",
+    "[]",
+    "5",
+    "\"text\"",
+    "null and void",
+    "{\"id\": 5}",
+    "{\"id\": [5]}",
+    "{\"identity\": [null, null]}",
+    "\u{0}",
+];
 
 both! {
     async fn an_error_has_the_shape_of_the_spec(server: TestServer) {
