@@ -4,6 +4,7 @@ Loaded by schemathesis_run.py through SCHEMATHESIS_HOOKS. Only those parts of a 
 to be valid; a part that it made to be wrong is sent as it is, so that it must still be refused.
 """
 
+import base64
 import io
 import itertools
 import json
@@ -53,11 +54,32 @@ VALUES = {
     "operation": ["append", "overwrite", "merge"],
     "new_table_name": ["renamed", "t0"],
     "vector_column": ["vector", "name"],
+    "single_vector": [[0.5, 0.5, 0.5, 0.5], [1.0]],
+    "multi_vector": [[[0.5, 0.5, 0.5, 0.5], [1.5, 1.5, 1.5, 1.5]]],
+    "column_names": [["id"], ["id", "name"], ["nothing"]],
+    "column_aliases": [{"twice": "id * 2"}, {"x": "nothing"}],
+    "terms": ["name", "name 7"],
+    "query": ["name 7"],
+    "updates": [[["price", "price + 1"]], [["nothing", "1"]]],
+    "properties": ['{"a": "b"}', {"a": "b"}],
+    "storage_options": ["{}", {}],
+    "data_storage_version": ["stable", "2.0", "0.0"],
+    "naming_scheme": ["V2", "V1"],
+    "base_tokenizer": ["simple", "nothing"],
+    "language": ["English", "Klingon"],
+    "source_query": [
+        '{"table_id": ["fuzz", "t0"], "filter": "id > 1", "columns": {"column_names": ["id"]}}',
+        '{"table_id": ["fuzz", "nothing"]}',
+    ],
+    "output_schema": [base64.b64encode(pa.schema([("id", pa.int64())]).serialize()).decode()],
 }
 
 _calls = itertools.count()
 _names = itertools.count()
 _renewing = threading.Lock()
+# Ids of what was committed, and of the views that were made.
+_transactions = []
+_views = ["fuzz$view"]
 
 
 def rows(count):
@@ -80,13 +102,14 @@ def stream(table):
 
 
 def post(path, body, kind="application/json"):
-    """A call of our own, whose refusal does not matter: what is to be there may be there already."""
+    """A call of our own. Its refusal does not matter: what is to be there may be there already."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(BASE + path, body, {"content-type": kind}, method="POST")
     try:
-        urllib.request.urlopen(request, timeout=30).read()
+        return json.loads(urllib.request.urlopen(request, timeout=30).read() or b"null")
     except urllib.error.HTTPError as refusal:
         assert refusal.code < 500, f"{path}: {refusal.code} {refusal.read()!r}"
+        return None
 
 
 def renew():
@@ -95,7 +118,9 @@ def renew():
     for table in TABLES:
         post(f"/v1/table/{table}/drop", {})
         post(f"/v1/table/{table}/create", stream(rows(20)), ARROW_STREAM)
-        post(f"/v1/table/{table}/insert", stream(rows(5)), ARROW_STREAM)
+        inserted = post(f"/v1/table/{table}/insert", stream(rows(5)), ARROW_STREAM)
+        if inserted and inserted.get("transaction_id"):
+            _transactions.append(inserted["transaction_id"])
         post(f"/v1/table/{table}/branches/create", {"name": "side"})
         post(f"/v1/table/{table}/tags/create", {"tag": "first", "version": 1})
         index = {"column": "id", "index_type": "BTREE", "name": "by_id"}
@@ -121,22 +146,26 @@ def target(operation, path, choice):
     if path.startswith("/v1/namespace/"):
         return choice.choice(["fuzz", "$"])
     if path.startswith("/v1/transaction/"):
-        return None
+        return choice.choice(_transactions) if _transactions else None
+    if operation == "CreateMaterializedView":
+        _views.append(f"fuzz$view{next(_names)}")
+        return _views[-1]
+    if operation == "RefreshMaterializedView":
+        return choice.choice(_views)
     return choice.choice(TABLES)
 
 
 def known(fields, choice):
     """Puts names that exist in the place of generated ones, in most of the fields that can have them."""
     for name, value in fields.items():
-        if isinstance(value, dict):
-            known(value, choice)
-        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            for one in value:
+        listed = isinstance(value, list) and value and all(isinstance(one, dict) for one in value)
+        fitting = [new for new in VALUES.get(name, []) if type(new) is type(value)]
+        if fitting and not listed:
+            if choice.random() < 0.8:
+                fields[name] = choice.choice(fitting)
+        elif listed or isinstance(value, dict):
+            for one in value if listed else [value]:
                 known(one, choice)
-        elif name in VALUES and value is not None and choice.random() < 0.8:
-            new = choice.choice(VALUES[name])
-            if isinstance(new, type(value)) and not isinstance(value, bool):
-                fields[name] = new
 
 
 @schemathesis.hook
@@ -160,6 +189,9 @@ def before_call(context, case, kwargs):
                 case.query.pop("delimiter", None)
     if case.query and valid(ParameterLocation.QUERY):
         known(case.query, choice)
+        # A generated page token is never one that the server has given.
+        if choice.random() < 0.8:
+            case.query.pop("page_token", None)
     if isinstance(case.body, dict) and valid(ParameterLocation.BODY):
         # An id in the body must be that of the path, and a generated one never is.
         case.body.pop("id", None)

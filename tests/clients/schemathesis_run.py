@@ -15,7 +15,7 @@ import sys
 import urllib.request
 
 SECONDS = 120
-SECONDS_PER_REQUEST = 20
+SECONDS_PER_REQUEST = 30
 SEED = 20_110
 
 # Data can fit the document and still be refused, because of what is there or what it means: a filter that cannot be
