@@ -57,7 +57,7 @@ VALUES = {
     "single_vector": [[0.5, 0.5, 0.5, 0.5], [1.0]],
     "multi_vector": [[[0.5, 0.5, 0.5, 0.5], [1.5, 1.5, 1.5, 1.5]]],
     "column_names": [["id"], ["id", "name"], ["nothing"]],
-    "column_aliases": [{"twice": "id * 2"}, {"x": "nothing"}],
+    "column_aliases": [{"cost": "price"}, {"x": "nothing"}],
     "terms": ["name", "name 7"],
     "query": ["name 7"],
     "updates": [[["price", "price + 1"]], [["nothing", "1"]]],

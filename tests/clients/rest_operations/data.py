@@ -142,11 +142,11 @@ def query_table():
             models.QueryTableRequest(
                 k=2,
                 vector=models.QueryTableRequestVector(),
-                columns=models.QueryTableRequestColumns(column_aliases={"twice": "id * 2"}),
+                columns=models.QueryTableRequestColumns(column_aliases={"cost": "price"}),
             ),
         )
     ).read_all()
-    assert aliased.to_pydict() == {"twice": [0, 2]}, aliased
+    assert aliased.to_pydict() == {"cost": [0, 0.5]}, aliased
     insert(id, 50, 60)
     assert query(id, version=1).num_rows == 50 and query(id).num_rows == 60
     request = models.QueryTableRequest(k=1, vector=models.QueryTableRequestVector(single_vector=[1.0]))
