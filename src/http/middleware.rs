@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn};
@@ -18,6 +19,8 @@ use crate::error::Error;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A caller's own request id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// A body up to this length is read before its request is looked at.
+const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 
 pub(super) fn wrap(router: Router) -> Router {
     router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(observe))
@@ -35,7 +38,11 @@ async fn observe(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or("?"), %method, path = %path);
     let started = Instant::now();
     let respond = async {
-        let mut response = render(next.run(request).await, &path);
+        let answer = match read_ahead(request).await {
+            Ok(request) => next.run(request).await,
+            Err(error) => error.into_response(),
+        };
+        let mut response = render(answer, &path);
         response.headers_mut().insert(REQUEST_ID, id);
         tracing::info!(
             status = response.status().as_u16(),
@@ -45,6 +52,21 @@ async fn observe(request: Request, next: Next) -> Response {
         response
     };
     respond.instrument(span).await
+}
+
+/// Reads a small body to its end. Where an answer is ready before that (a refusal, or an operation
+/// that has no body and is sent one all the same), the connection is closed, often without a word
+/// of it in the answer; a client that keeps connections then loses its next request.
+async fn read_ahead(request: Request) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let small = |bytes| usize::try_from(bytes).is_ok_and(|bytes| bytes <= MAX_READ_AHEAD_BYTES);
+    if !body.size_hint().exact().is_some_and(small) {
+        return Ok(Request::from_parts(parts, body));
+    }
+    let bytes = to_bytes(body, MAX_READ_AHEAD_BYTES)
+        .await
+        .map_err(|_| Error::invalid_input("the body was cut off"))?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
 fn own_request_id() -> HeaderValue {

@@ -51,7 +51,7 @@ pub struct Limits {
 
 /// The operations that are served: the routes and the document that describes them.
 fn operations() -> (Router<AppState>, OpenApi) {
-    OpenApiRouter::with_openapi(openapi::root())
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::root())
         .routes(routes!(namespaces::create_namespace))
         .routes(routes!(namespaces::list_namespaces))
         .routes(routes!(namespaces::describe_namespace))
@@ -99,7 +99,9 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(health::get_healthz))
         .routes(routes!(health::get_readyz))
         .routes(routes!(health::get_openapi))
-        .split_for_parts()
+        .split_for_parts();
+    openapi::optional_bodies(&mut document);
+    (router, document)
 }
 
 /// The OpenAPI document of what is served.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{OpenApi, ToSchema};
 
 use super::error::ErrorResponse;
@@ -31,6 +34,34 @@ pub(super) fn root() -> utoipa::openapi::OpenApi {
     Root::openapi()
 }
 
+/// Says which JSON bodies may be left away: an empty one is read as `{}`, so a body is needed only
+/// where one of its fields is.
+pub(super) fn optional_bodies(document: &mut utoipa::openapi::OpenApi) {
+    let schemas = document.components.as_ref().map(|all| all.schemas.clone()).unwrap_or_default();
+    let posts = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+    for body in posts.filter_map(|post| post.request_body.as_mut()) {
+        let RefOr::T(body) = body else { continue };
+        let Some(RefOr::T(json)) = body.content.get("application/json") else { continue };
+        if !json.schema.as_ref().is_some_and(|schema| has_required(&schemas, schema)) {
+            body.required = Some(Required::False);
+        }
+    }
+}
+
+fn has_required(schemas: &BTreeMap<String, RefOr<Schema>>, schema: &RefOr<Schema>) -> bool {
+    match schema {
+        RefOr::Ref(to) => to
+            .ref_location
+            .rsplit('/')
+            .next()
+            .and_then(|name| schemas.get(name))
+            .is_none_or(|schema| has_required(schemas, schema)),
+        RefOr::T(Schema::Object(object)) => !object.required.is_empty(),
+        RefOr::T(Schema::AllOf(all)) => all.items.iter().any(|one| has_required(schemas, one)),
+        RefOr::T(_) => true,
+    }
+}
+
 /// Arbitrary key-value pairs; entries whose key starts with `header.` stand for HTTP headers.
 pub type Context = BTreeMap<String, String>;
 
@@ -41,9 +72,25 @@ pub struct Identity {
     pub auth_token: Option<String>,
 }
 
+/// A structure inside a body. serde also takes an array for one, field by field; the document does
+/// not say so, and nobody means it.
+///
+/// # Errors
+/// What is wrong with the object, or that it is none.
+pub fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let object = Option::<Map<String, Value>>::deserialize(deserializer)?;
+    let object = object.map(|object| serde_json::from_value(Value::Object(object)));
+    object.transpose().map_err(D::Error::custom)
+}
+
 /// What every JSON request body may hold.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct Envelope {
+    #[serde(default, deserialize_with = "object")]
     pub identity: Option<Identity>,
     pub context: Option<Context>,
     /// The object's identifier; when given it must be the one of the path.

@@ -76,30 +76,39 @@ async fn check(script: &str, backend: Backend) {
     tokio::task::block_in_place(|| run(&python, script, &server));
 }
 
-mod distributed_http {
-    use super::*;
+/// One script, run against both kinds of catalog.
+macro_rules! on_both {
+    ($name:ident) => {
+        mod $name {
+            use super::*;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn sqlite() {
-        check("distributed_http.py", Backend::Sqlite).await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                check(concat!(stringify!($name), ".py"), Backend::Sqlite).await;
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn postgres() {
-        check("distributed_http.py", Backend::Postgres).await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                check(concat!(stringify!($name), ".py"), Backend::Postgres).await;
+            }
+        }
+    };
 }
 
-mod write_lance {
+on_both!(distributed_http);
+on_both!(lancedb_namespace);
+on_both!(managed_versioning);
+on_both!(namespace_python);
+on_both!(namespace_rest);
+on_both!(write_lance);
+
+/// Two minutes of requests made from our own document. The catalog's kind makes no difference to
+/// what it finds, so it runs on one.
+mod schemathesis_run {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn sqlite() {
-        check("write_lance.py", Backend::Sqlite).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn postgres() {
-        check("write_lance.py", Backend::Postgres).await;
+        check("schemathesis_run.py", Backend::Sqlite).await;
     }
 }

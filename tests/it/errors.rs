@@ -7,11 +7,22 @@ use serde_json::json;
 
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::code::*;
-use crate::support::{assert_error, assert_refused, foreign, namespace, table, text, upstream};
+use crate::support::{
+    assert_error, assert_refused, foreign, namespace, raw, table, text, upstream,
+};
 
 /// What a body of no sense must not do to any operation that takes JSON.
-const NO_OBJECTS: [&str; 8] =
-    ["{", "[]", "5", "\"text\"", "null and void", "{\"id\": 5}", "{\"id\": [5]}", "\u{0}"];
+const NO_OBJECTS: [&str; 9] = [
+    "{",
+    "[]",
+    "5",
+    "\"text\"",
+    "null and void",
+    "{\"id\": 5}",
+    "{\"id\": [5]}",
+    "{\"identity\": [null, null]}",
+    "\u{0}",
+];
 
 both! {
     async fn an_error_has_the_shape_of_the_spec(server: TestServer) {
@@ -24,6 +35,26 @@ both! {
             reply.text()
         );
         assert_refused(&reply);
+    }
+}
+
+both! {
+    // A client that keeps connections sends its next request over the one that carried the refusal.
+    async fn a_refusal_leaves_its_connection_usable(server: TestServer) {
+        for (path, body, expected) in [
+            // No such table; the last takes no body and is sent one, as lancedb does.
+            (table("nope$t", "describe"), "{}", 404),
+            (table("nope$t", "drop"), "{\"id\": [\"nope\", \"t\"]}", 404),
+            (table("nope$t", "version/list"), "null", 404),
+            // Refused for its path alone, and for having no route.
+            (table("a$$b", "describe"), "{}", 400),
+            ("/v1/nonsense".to_owned(), "{}", 404),
+        ] {
+            let statuses = tokio::task::block_in_place(|| {
+                raw::slow_body_then_another(&server, &path, body)
+            });
+            assert_eq!(statuses, [expected, 200], "{path}");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{CommitBytes, ObjectId, TablePath, one_of, parse_json};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::tables::get_table_on;
-use crate::http::openapi::{Context, FragmentMetadata, Identity, JsonArrowSchema};
+use crate::http::openapi::{Context, FragmentMetadata, Identity, JsonArrowSchema, object};
 use crate::lake::Change;
 use crate::model::{Caller, Properties};
 
@@ -27,6 +27,7 @@ const MAX_KEY_BYTES: usize = 256;
 pub struct CommitTableRequest {
     // Not flattened: that would hold a body of this size twice.
     #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[serde(default, deserialize_with = "object")]
     identity: Option<Identity>,
     #[allow(dead_code, reason = "nothing in it is used yet")]
     context: Option<Context>,

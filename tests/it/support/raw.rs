@@ -40,6 +40,39 @@ pub fn hang_up(server: &TestServer, path: &str, length: usize, beginning: &[u8])
     std::thread::sleep(Duration::from_millis(300));
 }
 
+/// Sends two requests over one connection, the body of the first a moment after its head, and gives
+/// the status of both; 0 where the connection was closed instead.
+pub fn slow_body_then_another(server: &TestServer, path: &str, body: &str) -> [u16; 2] {
+    let mut socket = open(server);
+    let mut first = head(server, "POST", path, &[("content-type", "application/json")]);
+    first.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    socket.write_all(first.as_bytes()).expect("the head is sent");
+    std::thread::sleep(Duration::from_millis(100));
+    // The server may have closed the connection by now, which the second status then tells.
+    let _ = socket.write_all(body.as_bytes());
+    let first = status(&mut socket);
+    let second = head(server, "GET", "/healthz", &[]) + "connection: close\r\n\r\n";
+    let _ = socket.write_all(second.as_bytes());
+    [first, status(&mut socket)]
+}
+
+/// The status of the next answer, whose body is read too.
+fn status(socket: &mut TcpStream) -> u16 {
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        match socket.read(&mut byte) {
+            Ok(1) => answer.push(byte[0]),
+            _ => return 0,
+        }
+    }
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.and_then(|length| length.parse().ok()).unwrap_or(0)];
+    socket.read_exact(&mut body).expect("the body of the answer");
+    head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
 fn open(server: &TestServer) -> TcpStream {
     let socket = TcpStream::connect(server.address()).expect("a connection");
     let limit = Some(Duration::from_secs(30));
