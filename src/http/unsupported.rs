@@ -8,7 +8,7 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 34] = [
+pub(super) const OPERATIONS: [(&str, &str); 32] = [
     ("RestoreTable", "/v1/table/{id}/restore"),
     ("UpdateTableSchemaMetadata", "/v1/table/{id}/schema_metadata/update"),
     ("CreateTableVersion", "/v1/table/{id}/version/create"),
@@ -22,8 +22,6 @@ pub(super) const OPERATIONS: [(&str, &str); 34] = [
     ("MergeInsertIntoTable", "/v1/table/{id}/merge_insert"),
     ("UpdateTable", "/v1/table/{id}/update"),
     ("DeleteFromTable", "/v1/table/{id}/delete"),
-    ("ExplainTableQueryPlan", "/v1/table/{id}/explain_plan"),
-    ("AnalyzeTableQueryPlan", "/v1/table/{id}/analyze_plan"),
     ("AlterTableAddColumns", "/v1/table/{id}/add_columns"),
     ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),

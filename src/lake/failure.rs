@@ -111,6 +111,18 @@ pub(super) fn from_datafusion(error: DataFusionError, location: &Location) -> Er
     }
 }
 
+/// Whether a sort had no room any more.
+pub(super) fn is_out_of_memory(error: &lance::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(DataFusionError::ResourcesExhausted(_)) = error.downcast_ref() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 fn conflict(message: String, version: Option<u64>, retryable: bool) -> Error {
     let conflict =
         Conflict { message, retryable, conflicting_version: version, ..Conflict::default() };

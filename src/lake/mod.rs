@@ -5,12 +5,15 @@
 mod columns;
 mod expression;
 mod failure;
+mod fulltext;
 mod location;
+mod plan;
 mod probe;
 mod publish;
 mod query;
 mod readers;
 mod schema;
+mod search;
 mod snapshot;
 mod verify;
 mod write;
@@ -31,10 +34,13 @@ use object_store::path::Path;
 
 use crate::error::{Error, Result};
 
+pub use fulltext::TextSearch;
 pub use location::{Location, Locations};
+pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
-pub use query::{Query, Selection, Vectors};
+pub use query::{Query, Selection};
 pub use schema::{check_wire_schema, schema_from_stored, wire_schema};
+pub use search::Vectors;
 pub use snapshot::{Snapshot, Stats};
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
