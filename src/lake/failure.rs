@@ -123,6 +123,12 @@ pub(super) fn is_out_of_memory(error: &lance::Error) -> bool {
     false
 }
 
+/// Whether Lance made no automaton of a word because it would be too large. It says so as it says
+/// that an index is broken.
+pub(super) fn is_of_fuzziness(error: &lance::Error) -> bool {
+    error.to_string().contains("failed to construct the fuzzy query")
+}
+
 fn conflict(message: String, version: Option<u64>, retryable: bool) -> Error {
     let conflict =
         Conflict { message, retryable, conflicting_version: version, ..Conflict::default() };

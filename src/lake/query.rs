@@ -197,6 +197,11 @@ impl Snapshot {
                 SORT_BYTES >> 20
             ));
         }
+        if query.text.is_some() && failure::is_of_fuzziness(&error) {
+            return Error::invalid_input(
+                "a word of the full_text_query is too long for its fuzziness: ask for less of it",
+            );
+        }
         match &query.filter {
             Some(_) => failure::from_expression(error, &self.location),
             None => self.failed(error),

@@ -260,7 +260,7 @@ both! {
             (structured(json!({"boolean": {"must": [], "must_not": [], "should": []}})),
                 vec!["must"]),
             (structured(json!({"boolean": {"must_not": [quick]}})), vec!["must"]),
-            (structured(json!({"multi_match": {"match_queries": []}})), vec!["match_queries"]),
+            (structured(json!({"multi_match": {"match_queries": []}})), vec!["no match queries"]),
             (structured(json!({"match": {"column": "title"}})), vec!["terms"]),
             (structured(json!({"match": "quick"})), vec![]),
             (structured(deep), vec!["nests"]),
@@ -302,6 +302,7 @@ both! {
             let reply = server.post(&table("ns$t", "query"), structured(query)).await;
             if reply.status != 200 {
                 assert_error(&reply, 400, INVALID_INPUT);
+                assert!(reply.text().contains("fuzziness"), "{}", reply.text());
             }
         }
         assert_eq!(server.count("ns$t").await, 6);

@@ -216,7 +216,7 @@ both! {
         let field = Arc::new(Field::new("vec.x", inner.data_type().clone(), true));
         let outer: ArrayRef = Arc::new(StructArray::from(vec![(field, inner)]));
         let top = vectors(5, 2, &DataType::Float32);
-        let rows = batch(&[("id", ints(0..5)), ("data", outer), ("a.b", top)]);
+        let rows = batch(&[("id", ints(0..5)), ("data", outer), ("top", top)]);
         server.create("ns$n", &rows).await;
         let found = |column: Value, vector: Value| {
             json!({"vector": {"single_vector": vector}, "k": 1, "vector_column": column,
@@ -224,13 +224,13 @@ both! {
         };
         for body in [
             found(json!("data.`vec.x`"), json!([3, 3, 3])),
-            found(json!("`a.b`"), json!([3, 3])),
+            found(json!("`top`"), json!([3, 3])),
             // The only one at the top.
             found(Value::Null, json!([3, 3])),
         ] {
             assert_eq!(ids(&server, "ns$n", body.clone()).await, [3], "{body}");
         }
-        for column in ["vec.x", "`vec.x`", "data.vec.x", "data.nope", "a.b", "``", "data."] {
+        for column in ["vec.x", "`vec.x`", "data.vec.x", "data.nope", "Top", "``", "data."] {
             let body = found(json!(column), json!([3, 3]));
             let reply = server.post(&table("ns$n", "query"), body).await;
             assert_error(&reply, 404, TABLE_COLUMN_NOT_FOUND);
@@ -349,7 +349,7 @@ both! {
             let found = ids(&server, id, fast).await;
             assert_eq!(found.iter().filter(|id| **id == 1).count(), 1, "{id}: {found:?}");
             let several = json!({"vector": {"multi_vector": [[1, 1, 1, 1], [50, 50, 50, 50]]},
-                "k": 1, "nprobes": 4, "columns": {"column_names": ["id"]}});
+                "k": 1, "nprobes": 4, "refine_factor": 20, "columns": {"column_names": ["id"]}});
             assert_eq!(ids(&server, id, several).await, [1, 50], "{id}");
         }
     }

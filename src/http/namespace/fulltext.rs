@@ -172,14 +172,39 @@ impl FtsQuery {
                  boolean",
             ));
         }
+        if let Some(query) = &self.matching {
+            query.check()?;
+        }
+        if let Some(query) = &self.multi_match {
+            query.match_queries.iter().try_for_each(MatchQuery::check)?;
+        }
         if let Some(boost) = &self.boost {
+            check_factor("negative_boost", boost.negative_boost)?;
             boost.positive.check()?;
             boost.negative.check()?;
         }
         if let Some(parts) = &self.boolean {
             let parts = parts.must.iter().chain(&parts.must_not).chain(&parts.should);
-            parts.into_iter().try_for_each(Self::check)?;
+            for part in parts {
+                part.check()?;
+            }
         }
         Ok(())
+    }
+}
+
+impl MatchQuery {
+    fn check(&self) -> Result<()> {
+        check_factor("boost", self.boost)
+    }
+}
+
+/// JSON has numbers that a float has not, and no infinity.
+fn check_factor(name: &str, factor: Option<f32>) -> Result<()> {
+    match factor {
+        Some(factor) if !factor.is_finite() => {
+            Err(Error::invalid_input(format!("{name} of a full text query is too large")))
+        }
+        _ => Ok(()),
     }
 }
