@@ -190,7 +190,7 @@ fn clean(message: &str, location: &Location) -> String {
     shortened(text)
 }
 
-fn shortened(text: String) -> String {
+pub(super) fn shortened(text: String) -> String {
     let length = text.chars().count();
     if length <= MESSAGE_HEAD_CHARS + MESSAGE_TAIL_CHARS {
         return text;

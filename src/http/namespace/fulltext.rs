@@ -35,12 +35,10 @@ pub struct FtsQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     phrase: Option<PhraseQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(no_recursion)]
     boost: Option<BoostQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_match: Option<MultiMatchQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(no_recursion)]
     boolean: Option<BooleanQuery>,
 }
 
