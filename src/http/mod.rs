@@ -89,6 +89,8 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(changes::delete_from_table))
         .routes(routes!(rows::query_table))
         .routes(routes!(rows::count_table_rows))
+        .routes(routes!(rows::explain_table_query_plan))
+        .routes(routes!(rows::analyze_table_query_plan))
         .routes(routes!(uploads::upload_fragments, fragments::list_fragments))
         .routes(routes!(fragments::read_fragment))
         .routes(routes!(uploads::upload_fragment_columns))

@@ -8,14 +8,12 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 17] = [
+pub(super) const OPERATIONS: [(&str, &str); 15] = [
     ("RestoreTable", "/v1/table/{id}/restore"),
     ("CreateTableVersion", "/v1/table/{id}/version/create"),
     ("BatchDeleteTableVersions", "/v1/table/{id}/version/delete"),
     ("BatchCreateTableVersions", "/v1/table/version/batch-create"),
     ("BatchCommitTables", "/v1/table/batch-commit"),
-    ("ExplainTableQueryPlan", "/v1/table/{id}/explain_plan"),
-    ("AnalyzeTableQueryPlan", "/v1/table/{id}/analyze_plan"),
     ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),
     ("CreateMaterializedView", "/v1/materialized_view/{id}/create"),

@@ -9,8 +9,10 @@ use std::any::TypeId;
 
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
+use super::failure;
 use crate::error::{Error, Result};
 
 /// Room for an IN list of some hundred thousand numbers.
@@ -74,11 +76,11 @@ pub(super) fn check(text: &str) -> Result<()> {
             text.len()
         )));
     }
-    let tokens = Tokenizer::new(&LanceDialect, text)
-        .tokenize()
+    let mut placed = Tokenizer::new(&LanceDialect, text)
+        .tokenize_with_location()
         .map_err(|error| Error::invalid_input(format!("the expression cannot be read: {error}")))?;
-    let tokens: Vec<Token> =
-        tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    placed.retain(|placed| !matches!(placed.token, Token::Whitespace(_)));
+    let tokens: Vec<Token> = placed.iter().map(|placed| placed.token.clone()).collect();
     if tokens.windows(3).any(is_wide_decimal) {
         return Err(Error::invalid_input(format!(
             "a decimal has no more than {MAX_DECIMAL_DIGITS} digits"
@@ -92,7 +94,28 @@ pub(super) fn check(text: &str) -> Result<()> {
         let before = at.checked_sub(1).and_then(|at| tokens.get(at));
         check.token(before, token, tokens.get(at + 1))?;
     }
-    check.finish()
+    check.finish()?;
+    parse(placed)
+}
+
+/// Lance reads as much as is an expression and leaves out the rest without a word. Where something
+/// is wrong, it tells the place in a text of its own.
+fn parse(mut tokens: Vec<TokenWithSpan>) -> Result<()> {
+    // As Lance does it, so that `==` is `=`.
+    tokens.dedup_by(|second, first| second.token == Token::Eq && first.token == Token::Eq);
+    let mut parser = Parser::new(&LanceDialect).with_tokens_with_locations(tokens);
+    let wrong = |text: String| {
+        Error::invalid_input(format!("the expression cannot be read: {}", failure::shortened(text)))
+    };
+    parser.parse_expr().map_err(|error| wrong(error.to_string()))?;
+    let next = parser.peek_token();
+    match next.token {
+        Token::EOF => Ok(()),
+        token => Err(wrong(format!(
+            "it ends before '{token}'{}, which does not belong to it",
+            next.span.start
+        ))),
+    }
 }
 
 /// The dialect of Lance's planner, which does not show it: see its `sql.rs`.
@@ -627,6 +650,14 @@ mod tests {
             "arrow_cast(id, 'List(Decimal128 (10, -100))') = 1",
             "CASE WHEN true THEN 1",
             "is_valid()",
+            "id = 1 id = 2",
+            "id = 1, id = 2",
+            "id > 1 name",
+            "id > 1 LIMIT 1",
+            "id > 1 ORDER BY id",
+            "id = 1 UNION",
+            "id > 1 AND",
+            "",
         ] {
             fails(text);
         }

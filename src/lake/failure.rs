@@ -112,6 +112,24 @@ pub(super) fn from_datafusion(error: DataFusionError, location: &Location) -> Er
     }
 }
 
+/// Whether a sort had no room any more.
+pub(super) fn is_out_of_memory(error: &lance::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(DataFusionError::ResourcesExhausted(_)) = error.downcast_ref() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether Lance made no automaton of a word because it would be too large. It says so as it says
+/// that an index is broken.
+pub(super) fn is_of_fuzziness(error: &lance::Error) -> bool {
+    error.to_string().contains("failed to construct the fuzzy query")
+}
+
 fn conflict(message: String, version: Option<u64>, retryable: bool) -> Error {
     let conflict =
         Conflict { message, retryable, conflicting_version: version, ..Conflict::default() };
@@ -173,7 +191,7 @@ fn clean(message: &str, location: &Location) -> String {
     shortened(text)
 }
 
-fn shortened(text: String) -> String {
+pub(super) fn shortened(text: String) -> String {
     let length = text.chars().count();
     if length <= MESSAGE_HEAD_CHARS + MESSAGE_TAIL_CHARS {
         return text;

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
+use lance_core::datatypes::escape_field_path_for_project;
+use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_io::stream::RecordBatchStream;
-use lance_linalg::distance::MetricType;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::fulltext::TextSearch;
+use super::search::Vectors;
 use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
@@ -20,8 +24,24 @@ use crate::error::{Error, Result};
 const READ_AHEAD_BYTES: u64 = 128 << 20;
 /// How many batches may wait for the client besides.
 const BATCHES_AHEAD: usize = 2;
+/// About how large a batch may be: Lance counts rows, which can be of any size.
+const BATCH_BYTES: u64 = 16 << 20;
+const MIN_BATCH_ROWS: u64 = 64;
+const MAX_BATCH_ROWS: u64 = 8_192;
+/// What the sorts of one search may hold.
+const SORT_BYTES: u64 = 256 << 20;
+/// What they may write to the system's folder for temporary files.
+const SPILL_BYTES: u64 = 8 << 30;
+/// How many rows a sort handles at once. It keeps whole batches for the best of their rows, and
+/// lets go of the others after some multiple of this.
+const SORT_BATCH_ROWS: usize = 1_024;
+/// How many rows a search can rank at once.
+const MAX_RANKED: u64 = 1_000_000;
+/// Far beyond any table, and far from where adding two of them overflows.
+const MANY_ROWS: u64 = 1 << 60;
 
-/// Which columns a query answers.
+/// Which columns a query answers. A column is named by its Lance field path: nested fields have
+/// dots between, and a name with a dot in it stands in backticks.
 #[derive(Debug, Clone, Default)]
 pub enum Selection {
     #[default]
@@ -31,40 +51,31 @@ pub enum Selection {
     Aliases(BTreeMap<String, String>),
 }
 
-/// A nearest-neighbour search.
-#[derive(Debug, Clone)]
-pub struct Vectors {
-    /// One query vector, or several of the same length.
-    pub queries: Vec<Vec<f32>>,
-    /// The column to search; the only vector column when absent.
-    pub column: Option<String>,
-    pub k: usize,
-    pub distance_type: Option<String>,
-    pub lower_bound: Option<f32>,
-    pub upper_bound: Option<f32>,
-    pub nprobes: Option<usize>,
-    pub minimum_nprobes: Option<usize>,
-    pub maximum_nprobes: Option<usize>,
-    pub refine_factor: Option<u32>,
-    pub ef: Option<usize>,
-    pub bypass_index: bool,
-}
-
 /// What to read.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     pub selection: Selection,
     /// A SQL expression.
     pub filter: Option<String>,
-    /// Whether the filter applies before the vector search.
+    /// Whether the filter applies before the search.
     pub prefilter: bool,
+    /// How many rows; of a search the best, for each of several query vectors.
     pub limit: Option<u64>,
     pub offset: Option<u64>,
     pub with_row_id: bool,
     pub with_row_address: bool,
+    /// Whether a search leaves out what no index covers.
     pub fast_search: bool,
     pub vectors: Option<Vectors>,
+    pub text: Option<TextSearch>,
     pub batch_size: Option<usize>,
+}
+
+impl Query {
+    /// Whether rows are ranked.
+    fn is_search(&self) -> bool {
+        self.vectors.is_some() || self.text.is_some()
+    }
 }
 
 impl Snapshot {
@@ -72,7 +83,8 @@ impl Snapshot {
     /// dropped.
     ///
     /// # Errors
-    /// `InvalidInput` for a filter or a vector that does not fit, `TableColumnNotFound`.
+    /// `InvalidInput` for a filter or a search that does not fit, `TableColumnNotFound`,
+    /// `Unsupported` for what Lance does not do.
     pub async fn query(&self, query: &Query) -> Result<Batches> {
         self.read(self.dataset.scan(), query).await
     }
@@ -127,46 +139,143 @@ impl Snapshot {
 
     async fn deliver(
         self,
-        mut scanner: Scanner,
+        scanner: Scanner,
         query: Query,
         opened: oneshot::Sender<SchemaRef>,
         sender: mpsc::Sender<RecordBatch>,
     ) -> Result<()> {
-        if let Some(filter) = &query.filter {
-            expression::check(filter)?;
-        }
-        self.prepare(&mut scanner, &query)?;
-        let failed = |error| match &query.filter {
-            Some(_) => failure::from_expression(error, &self.location),
-            None => self.failed(error),
-        };
-        let mut stream: DatasetRecordBatchStream =
-            scanner.try_into_stream().await.map_err(failed)?;
+        let plan = self.plan(scanner, &query).await?;
+        let mut stream = self.execute(plan, &query)?;
         if opened.send(stream.schema()).is_err() {
             return Ok(());
         }
         while let Some(batch) = stream.next().await {
-            if sender.send(batch.map_err(failed)?).await.is_err() {
+            let batch = batch.map_err(|error| self.query_failed(&query, error))?;
+            if sender.send(batch).await.is_err() {
                 break;
             }
         }
         Ok(())
     }
 
-    fn prepare(&self, scanner: &mut Scanner, query: &Query) -> Result<()> {
-        let failed = |error| self.failed(error);
+    /// How the query will be answered. Belongs on the readers' threads.
+    pub(super) async fn plan(
+        &self,
+        mut scanner: Scanner,
+        query: &Query,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(filter) = &query.filter {
+            expression::check(filter)?;
+        }
+        self.prepare(&mut scanner, query).await?;
+        scanner.create_plan().await.map_err(|error| self.query_failed(query, error))
+    }
+
+    /// Runs a plan. Belongs on the readers' threads.
+    pub(super) fn execute(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        query: &Query,
+    ) -> Result<DatasetRecordBatchStream> {
+        let mut options = LanceExecutionOptions { skip_logging: true, ..Default::default() };
+        // Only a search sorts; to watch over the memory of others would only cost time.
+        if query.is_search() {
+            options.use_spilling = true;
+            options.mem_pool_size = Some(SORT_BYTES);
+            options.max_temp_directory_size = Some(SPILL_BYTES);
+            options.batch_size = Some(SORT_BATCH_ROWS);
+        }
+        execute_plan(plan, options)
+            .map(DatasetRecordBatchStream::new)
+            .map_err(|error| self.query_failed(query, error))
+    }
+
+    pub(super) fn query_failed(&self, query: &Query, error: lance::Error) -> Error {
+        if failure::is_out_of_memory(&error) {
+            return Error::invalid_input(format!(
+                "the search holds more than {} MiB while it sorts: ask for fewer rows",
+                SORT_BYTES >> 20
+            ));
+        }
+        if query.text.is_some() && failure::is_of_fuzziness(&error) {
+            return Error::invalid_input(
+                "a word of the full_text_query is too long for its fuzziness: ask for less of it",
+            );
+        }
+        match &query.filter {
+            Some(_) => failure::from_expression(error, &self.location),
+            None => self.failed(error),
+        }
+    }
+
+    async fn prepare(&self, scanner: &mut Scanner, query: &Query) -> Result<()> {
+        let failed = |error| self.query_failed(query, error);
+        self.select(scanner, query)?;
+        if let Some(filter) = &query.filter {
+            scanner.filter(filter).map_err(failed)?;
+        }
+        scanner.prefilter(query.prefilter);
+        let mut limit = query.limit;
+        if query.vectors.is_some() && query.text.is_some() {
+            return Err(Error::Unsupported(
+                "a vector and a full_text_query in one query are not served: send two queries and \
+                 combine their answers"
+                    .into(),
+            ));
+        }
+        if query.is_search() {
+            let rows = self.num_rows().await?;
+            self.check_ranked(query, rows)?;
+            if let Some(vectors) = &query.vectors {
+                limit = self.prepare_vectors(scanner, vectors, query, rows)?;
+            }
+            if let Some(text) = &query.text {
+                self.prepare_text(scanner, text)?;
+            }
+        }
+        let signed = |number: Option<u64>| number.map(|n| n.min(MANY_ROWS).cast_signed());
+        if limit.is_some() || query.offset.is_some() {
+            scanner.limit(signed(limit), signed(query.offset)).map_err(failed)?;
+        }
+        if query.fast_search {
+            scanner.fast_search();
+        }
+        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
+        scanner.io_buffer_size(READ_AHEAD_BYTES);
+        scanner.batch_size_bytes(BATCH_BYTES);
+        let rows = self.batch_rows();
+        scanner.batch_size(query.batch_size.map_or(rows, |most| most.min(rows)));
+        Ok(())
+    }
+
+    fn select(&self, scanner: &mut Scanner, query: &Query) -> Result<()> {
+        let failed = |error| self.query_failed(query, error);
         match &query.selection {
             Selection::All => {}
             Selection::Columns(columns) => {
-                self.check_columns(columns.iter())?;
+                self.check_selected(columns.iter(), query)?;
                 let stored: Vec<&String> =
                     columns.iter().filter(|name| !is_row_column(name)).collect();
+                if columns.is_empty() && !query.with_row_id && !query.is_search() {
+                    return Err(Error::invalid_input("column_names is empty: name a column"));
+                }
                 scanner.project(&stored).map_err(failed)?;
             }
             Selection::Aliases(aliases) => {
-                self.check_columns(aliases.values())?;
-                let pairs: Vec<(&str, &str)> =
-                    aliases.iter().map(|(to, from)| (to.as_str(), from.as_str())).collect();
+                if aliases.is_empty() {
+                    return Err(Error::invalid_input("column_aliases is empty: name a column"));
+                }
+                if let Some(taken) = aliases.keys().find(|name| is_reserved(name)) {
+                    return Err(Error::invalid_input(format!(
+                        "a column cannot be answered as '{taken}': that name has a meaning of its \
+                         own"
+                    )));
+                }
+                self.check_selected(aliases.values(), query)?;
+                let pairs: Vec<(&str, String)> = aliases
+                    .iter()
+                    .map(|(to, from)| (to.as_str(), escape_field_path_for_project(from)))
+                    .collect();
                 scanner.project_with_transform(&pairs).map_err(failed)?;
             }
         }
@@ -176,97 +285,69 @@ impl Snapshot {
         if query.with_row_address || query.selection.names("_rowaddr") {
             scanner.with_row_address();
         }
-        if let Some(filter) = &query.filter {
-            scanner.filter(filter).map_err(failed)?;
-        }
-        scanner.prefilter(query.prefilter);
-        if let Some(vectors) = &query.vectors {
-            self.prepare_search(scanner, vectors, query)?;
-        }
-        let signed = |number: Option<u64>| number.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-        if query.limit.is_some() || query.offset.is_some() {
-            scanner.limit(signed(query.limit), signed(query.offset)).map_err(failed)?;
-        }
-        if query.fast_search {
-            scanner.fast_search();
-        }
-        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
-        scanner.io_buffer_size(READ_AHEAD_BYTES);
-        if let Some(rows) = query.batch_size {
-            scanner.batch_size(rows);
+        Ok(())
+    }
+
+    /// Ranking holds what it has ranked.
+    fn check_ranked(&self, query: &Query, rows: u64) -> Result<()> {
+        let wanted = query.limit.unwrap_or(MANY_ROWS).saturating_add(query.offset.unwrap_or(0));
+        if wanted.min(rows) > MAX_RANKED {
+            return Err(Error::invalid_input(format!(
+                "a search ranks no more than {MAX_RANKED} rows: k and offset together ask for \
+                 {wanted} of {rows}"
+            )));
         }
         Ok(())
     }
 
-    fn prepare_search(&self, scanner: &mut Scanner, search: &Vectors, query: &Query) -> Result<()> {
-        let failed = |error| self.failed(error);
-        let column = self.vector_column(search.column.as_deref())?;
-        let queries = query_array(&search.queries)?;
-        // The offset skips among the nearest, so that many more have to be found.
-        let offset = usize::try_from(query.offset.unwrap_or(0)).unwrap_or(usize::MAX);
-        let k = search.k.saturating_add(offset);
-        scanner.nearest(&column, queries.as_ref(), k).map_err(failed)?;
-        if let Some(name) = &search.distance_type {
-            let metric = MetricType::try_from(name.to_lowercase().as_str())
-                .map_err(|_| Error::invalid_input(format!("unknown distance_type '{name}'")))?;
-            scanner.distance_metric(metric);
+    /// How many rows a batch has, by the average size of a row in storage.
+    fn batch_rows(&self) -> usize {
+        let (mut bytes, mut rows) = (0_u64, 0_u64);
+        for fragment in self.dataset.fragments().iter() {
+            let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
+            bytes += sizes.map(u64::from).sum::<u64>();
+            rows += fragment.physical_rows.unwrap_or(0) as u64;
         }
-        if search.lower_bound.is_some() || search.upper_bound.is_some() {
-            scanner.distance_range(search.lower_bound, search.upper_bound);
-        }
-        if let Some(n) = search.nprobes {
-            scanner.nprobes(n);
-        }
-        if let Some(n) = search.minimum_nprobes {
-            scanner.minimum_nprobes(n);
-        }
-        if let Some(n) = search.maximum_nprobes {
-            scanner.maximum_nprobes(n);
-        }
-        if let Some(factor) = search.refine_factor {
-            scanner.refine(factor);
-        }
-        if let Some(ef) = search.ef {
-            scanner.ef(ef);
-        }
-        if search.bypass_index {
-            scanner.use_index(false);
-        }
-        Ok(())
+        let rows_per_batch = BATCH_BYTES.saturating_mul(rows).checked_div(bytes);
+        let rows_per_batch = rows_per_batch.unwrap_or(MAX_BATCH_ROWS);
+        rows_per_batch.clamp(MIN_BATCH_ROWS, MAX_BATCH_ROWS) as usize
     }
 
-    fn check_columns<'a>(&self, columns: impl Iterator<Item = &'a String>) -> Result<()> {
+    fn check_selected<'a>(
+        &self,
+        columns: impl Iterator<Item = &'a String>,
+        query: &Query,
+    ) -> Result<()> {
         for column in columns {
-            if !is_row_column(column) && self.dataset.schema().field(column).is_none() {
-                let known: Vec<&str> =
-                    self.dataset.schema().fields.iter().map(|f| f.name.as_str()).take(20).collect();
-                return Err(Error::TableColumnNotFound(format!(
-                    "the table has no column '{column}'; it has: {}",
-                    known.join(", ")
-                )));
+            let of_the_query = match column.as_str() {
+                "_distance" => query.vectors.is_some(),
+                "_score" => query.text.is_some(),
+                name => is_row_column(name),
+            };
+            if !of_the_query {
+                self.check_column(column)?;
             }
         }
         Ok(())
     }
 
-    /// The column to search: the one named, else the only one that holds vectors.
-    fn vector_column(&self, named: Option<&str>) -> Result<String> {
-        if let Some(name) = named {
-            if is_row_column(name) {
-                return Err(Error::invalid_input(format!("the column '{name}' holds no vectors")));
-            }
-            self.check_columns(std::iter::once(&name.to_owned()))?;
-            return Ok(name.to_owned());
+    /// # Errors
+    /// `TableColumnNotFound` with the names of what is there.
+    pub(super) fn check_column(&self, path: &str) -> Result<()> {
+        if self.dataset.schema().field(path).is_some() {
+            return Ok(());
         }
-        let schema = self.arrow_schema();
-        let mut vectors = schema.fields().iter().filter(|field| is_vector(field.data_type()));
-        match (vectors.next(), vectors.next()) {
-            (Some(only), None) => Ok(only.name().clone()),
-            (None, _) => Err(Error::invalid_input("the table has no vector column to search")),
-            (Some(_), Some(_)) => Err(Error::invalid_input(
-                "the table has several vector columns: name one as vector_column",
-            )),
-        }
+        Err(self.no_column(path))
+    }
+
+    pub(super) fn no_column(&self, path: &str) -> Error {
+        let known: Vec<&str> =
+            self.dataset.schema().fields.iter().map(|f| f.name.as_str()).take(20).collect();
+        let path: String = path.chars().take(200).collect();
+        Error::TableColumnNotFound(format!(
+            "the table has no column '{path}'; it has: {}",
+            known.join(", ")
+        ))
     }
 }
 
@@ -304,39 +385,11 @@ fn ended_early() -> Error {
 }
 
 /// Columns that every table has without storing them.
-fn is_row_column(name: &str) -> bool {
+pub(super) fn is_row_column(name: &str) -> bool {
     matches!(name, "_rowid" | "_rowaddr")
 }
 
-fn is_vector(data_type: &DataType) -> bool {
-    let item = match data_type {
-        DataType::FixedSizeList(item, _) | DataType::List(item) => item,
-        _ => return false,
-    };
-    match item.data_type() {
-        DataType::FixedSizeList(..) => is_vector(item.data_type()),
-        kind => kind.is_floating() && matches!(data_type, DataType::FixedSizeList(..)),
-    }
-}
-
-/// One query is an array of numbers, several are a list of such arrays.
-fn query_array(queries: &[Vec<f32>]) -> Result<ArrayRef> {
-    let Some(first) = queries.first().filter(|query| !query.is_empty()) else {
-        return Err(Error::invalid_input("the query vector is empty"));
-    };
-    if queries.iter().flatten().any(|number| !number.is_finite()) {
-        return Err(Error::invalid_input("the query vector holds a number that is not finite"));
-    }
-    if queries.len() == 1 {
-        return Ok(Arc::new(Float32Array::from(first.clone())));
-    }
-    if queries.iter().any(|query| query.len() != first.len()) {
-        return Err(Error::invalid_input("the query vectors differ in length"));
-    }
-    let values = Float32Array::from(queries.concat());
-    let length = i32::try_from(first.len()).unwrap_or(i32::MAX);
-    let item = Arc::new(Field::new("item", DataType::Float32, true));
-    FixedSizeListArray::try_new(item, length, Arc::new(values), None)
-        .map(|array| Arc::new(array) as Arc<dyn Array>)
-        .map_err(|error| Error::internal("building a query", error))
+/// Names of columns that an answer may have besides those that were asked for.
+fn is_reserved(name: &str) -> bool {
+    is_row_column(name) || matches!(name, "_distance" | "_score" | "query_index")
 }

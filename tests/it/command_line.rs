@@ -1,29 +1,13 @@
 //! The binary itself: subcommands, settings and their precedence, start-up line, SIGTERM.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-const START_LINE: &str = "tiltyard listening on http://";
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// The binary, in a folder of its own and without settings from outside.
-fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tiltyard"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TILTYARD_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(arguments).current_dir(home);
-    command.stdin(Stdio::null());
-    command
-}
+use crate::support::process::{LIMIT, Serving, tiltyard};
 
 fn output(home: &Path, arguments: &[&str]) -> Output {
     let output = tiltyard(home, arguments).output();
@@ -36,85 +20,20 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
-/// A running `tiltyard serve`, killed when dropped.
-struct Serving {
-    child: Child,
-    line: String,
-    base: String,
+async fn post(serving: &Serving, path: &str) -> (u16, Value) {
+    let client = reqwest::Client::builder().no_proxy().build();
+    let url = format!("{}{path}", serving.base);
+    let reply = client.expect("a client").post(url).send().await;
+    let reply = reply.expect("an answer");
+    let status = reply.status().as_u16();
+    (status, reply.json().await.unwrap_or_default())
 }
 
-impl Serving {
-    /// Starts it and waits for the line that says where it listens.
-    fn start(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary starts");
-        let (sender, lines) = mpsc::channel();
-        let out = child.stdout.take().expect("its output");
-        let err = child.stderr.take().expect("its error output");
-        forward(out, sender.clone());
-        forward(err, sender);
-        let mut seen = String::new();
-        let line = loop {
-            let line = lines.recv_timeout(LIMIT);
-            let line = line.unwrap_or_else(|error| panic!("no start-up line, {error}: {seen}"));
-            if line.contains(START_LINE) {
-                break line;
-            }
-            seen.push_str(&line);
-            seen.push('\n');
-        };
-        let address = line.split(START_LINE).nth(1).unwrap_or_default();
-        let address = address.split_whitespace().next().unwrap_or_default();
-        let base = format!("http://{address}");
-        Self { child, line, base }
-    }
-
-    /// Sends SIGTERM and waits for the end.
-    fn terminate(&mut self) -> ExitStatus {
-        let signal =
-            Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
-        assert!(signal.expect("sh runs").success(), "the signal was not sent");
-        let asked = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the state of the process") {
-                return status;
-            }
-            assert!(asked.elapsed() < LIMIT, "it does not stop at SIGTERM");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    async fn post(&self, path: &str) -> (u16, Value) {
-        let client = reqwest::Client::builder().no_proxy().build();
-        let url = format!("{}{path}", self.base);
-        let reply = client.expect("a client").post(url).send().await;
-        let reply = reply.expect("an answer");
-        let status = reply.status().as_u16();
-        (status, reply.json().await.unwrap_or_default())
-    }
-
-    /// Where a table that is declared now would stand.
-    async fn place_of_tables(&self) -> String {
-        let (status, body) = self.post("/v1/table/t/declare").await;
-        assert_eq!(status, 200, "{body}");
-        body["location"].as_str().unwrap_or_default().to_string()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads a stream to its end, so that the process never waits for a reader.
-fn forward(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let _ = lines.send(line);
-        }
-    });
+/// Where a table that is declared now would stand.
+async fn place_of_tables(serving: &Serving) -> String {
+    let (status, body) = post(serving, "/v1/table/t/declare").await;
+    assert_eq!(status, 200, "{body}");
+    body["location"].as_str().unwrap_or_default().to_string()
 }
 
 fn home() -> TempDir {
@@ -131,12 +50,12 @@ async fn serve_just_works() {
     assert!(serving.line.contains("catalog"), "{}", serving.line);
     assert!(serving.line.contains("storage"), "{}", serving.line);
     assert!(home.path().join("tiltyard-data/catalog.db").is_file());
-    assert_eq!(serving.post("/v1/namespace/kept/create").await.0, 200);
-    assert!(serving.place_of_tables().await.contains("tiltyard-data/lake"));
+    assert_eq!(post(&serving, "/v1/namespace/kept/create").await.0, 200);
+    assert!(place_of_tables(&serving).await.contains("tiltyard-data/lake"));
     assert!(serving.terminate().success(), "SIGTERM is a good end");
 
     let mut serving = Serving::start(tiltyard(home.path(), &arguments));
-    assert_eq!(serving.post("/v1/namespace/kept/exists").await.0, 200);
+    assert_eq!(post(&serving, "/v1/namespace/kept/exists").await.0, 200);
     assert!(serving.terminate().success());
 }
 
@@ -160,7 +79,7 @@ async fn settings_have_an_order() {
             command.env("TILTYARD_STORAGE_ROOT", variable);
         }
         let mut serving = Serving::start(command);
-        let place = serving.place_of_tables().await;
+        let place = place_of_tables(&serving).await;
         assert!(place.contains(expected), "{expected}: {place}");
         assert!(home.path().join(format!("{expected}.db")).is_file());
         serving.terminate();
@@ -256,6 +175,6 @@ async fn migrate_then_serve_without() {
     let arguments =
         ["serve", "--no-migrate", "--listen", "127.0.0.1:0", "--database", "sqlite://x/catalog.db"];
     let mut serving = Serving::start(tiltyard(home.path(), &arguments));
-    assert_eq!(serving.post("/v1/namespace/a/create").await.0, 200);
+    assert_eq!(post(&serving, "/v1/namespace/a/create").await.0, 200);
     assert!(serving.terminate().success());
 }

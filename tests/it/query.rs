@@ -350,3 +350,132 @@ both! {
         assert_eq!(found(&server, "ns$t", body).await, [1]);
     }
 }
+
+/// `a` and `it's`, and `point` with `x`, `in.ner` and `deep.z`.
+async fn with_nested(server: &TestServer) {
+    server.create_namespace("ns").await;
+    let field = |name: &str| Arc::new(Field::new(name, DataType::Int32, true));
+    let deep: ArrayRef = Arc::new(StructArray::from(vec![(field("z"), ints(20..23))]));
+    let deep_field = Arc::new(Field::new("deep", deep.data_type().clone(), true));
+    let point: ArrayRef = Arc::new(StructArray::from(vec![
+        (field("x"), ints(5..8)),
+        (field("in.ner"), ints(10..13)),
+        (deep_field, deep),
+    ]));
+    let rows = batch(&[("a", ints(0..3)), ("point", point), ("it's", texts(0..3))]);
+    server.create("ns$t", &rows).await;
+}
+
+both! {
+    async fn nested_columns_are_answered_by_their_paths(server: TestServer) {
+        with_nested(&server).await;
+        let names = json!(["point.x", "point.`in.ner`", "`point`.deep.`z`", "a"]);
+        let rows = server.query("ns$t", json!({"columns": {"column_names": names}})).await;
+        assert_eq!(columns(&rows), ["point.x", "point.`in.ner`", "`point`.deep.`z`", "a"]);
+        assert_eq!(int_values(&rows, "point.x"), [5, 6, 7]);
+        assert_eq!(int_values(&rows, "point.`in.ner`"), [10, 11, 12]);
+        let aliases = json!({"x": "point.x", "inner": "point.`in.ner`", "z": "point.deep.z",
+            "who": "it's", "row": "_rowid", "whole": "point"});
+        let body = json!({"columns": {"column_aliases": aliases}, "offset": 1,
+            "filter": "point.deep.z > 19 AND point.`in.ner` < 12"});
+        let rows = server.query("ns$t", body).await;
+        assert_eq!(columns(&rows), ["inner", "row", "who", "whole", "x", "z"]);
+        assert_eq!(int_values(&rows, "inner"), [11]);
+        assert_eq!(int_values(&rows, "z"), [21]);
+        let body = json!({"predicate": "point.deep.z = 21"});
+        assert_eq!(server.post(&table("ns$t", "count_rows"), body).await.ok(), 1);
+    }
+}
+
+both! {
+    async fn a_column_that_is_not_there_is_named(server: TestServer) {
+        with_nested(&server).await;
+        for path in ["nope", "x", "point.nope", "point.deep.z.more", "in.ner", "point.in.ner",
+            "A", "a b", "a + 1", "*", "", ".", "point.", "`a", "_score", "_distance"] {
+            for body in [json!({"columns": {"column_names": ["a", path]}}),
+                json!({"columns": {"column_aliases": {"b": path}}})] {
+                let reply = server.post(&table("ns$t", "query"), body).await;
+                assert_error(&reply, 404, TABLE_COLUMN_NOT_FOUND);
+                let sentence = reply.body["error"].as_str().unwrap_or_default();
+                assert!(sentence.contains(&format!("'{path}'")), "{path}: {sentence}");
+                assert!(sentence.contains("point"), "what is there: {sentence}");
+            }
+        }
+        for filter in ["nope = 1", "point.nope = 1", "point.deep.nope = 1"] {
+            let body = json!({"filter": filter});
+            let reply = server.post(&table("ns$t", "query"), body).await;
+            assert!(reply.text().contains("nope"), "{}", reply.text());
+            assert_error_in(&reply, reply.status, &BAD_EXPRESSION);
+        }
+    }
+}
+
+both! {
+    async fn a_bad_choice_of_columns_is_refused(server: TestServer) {
+        server.with_table("ns$t", 3).await;
+        for columns in [
+            json!({"column_names": []}),
+            json!({"column_aliases": {}}),
+            json!({"column_names": ["a", "a"]}),
+            json!({"column_names": [null]}),
+            json!({"column_names": "a"}),
+            json!({"column_aliases": {"_rowid": "a"}}),
+            json!({"column_aliases": {"_distance": "a"}}),
+            json!({"column_aliases": {"x": ["a"]}}),
+        ] {
+            let body = json!({"k": 2, "columns": columns});
+            let reply = server.post(&table("ns$t", "query"), body).await;
+            assert_error(&reply, 400, INVALID_INPUT);
+        }
+        let rows = server.query("ns$t", json!({"k": 2, "columns": {}})).await;
+        assert_eq!(columns(&rows), ["a", "b"]);
+        let body = json!({"k": 2, "columns": {"column_names": ["_rowid"]}});
+        assert_eq!(columns(&server.query("ns$t", body).await), ["_rowid"]);
+        let body = json!({"k": 2, "columns": {"column_names": []}, "with_row_id": true});
+        assert_eq!(columns(&server.query("ns$t", body).await), ["_rowid"]);
+    }
+}
+
+both! {
+    async fn huge_numbers_cost_nothing(server: TestServer) {
+        server.with_table("ns$t", 5).await;
+        for (body, expected) in [
+            (json!({"k": u64::MAX}), vec![0, 1, 2, 3, 4]),
+            (json!({"k": u64::MAX, "offset": 3}), vec![3, 4]),
+            (json!({"k": 2, "offset": u64::MAX}), vec![]),
+            (json!({"k": u64::MAX, "offset": u64::MAX}), vec![]),
+            (json!({"k": u64::MAX, "offset": 1, "filter": "a > 2"}), vec![4]),
+            (json!({"offset": 4}), vec![4]),
+        ] {
+            assert_eq!(found(&server, "ns$t", body.clone()).await, expected, "{body}");
+        }
+        for body in [json!({"k": 0}), json!({"k": 1.5}), json!({"k": 1e30}), json!({"k": -1}),
+            json!({"k": 1, "offset": -1}), json!({"k": 1, "version": -1})] {
+            let reply = server.post(&table("ns$t", "query"), body).await;
+            assert_error(&reply, 400, INVALID_INPUT);
+        }
+    }
+}
+
+both! {
+    /// The place in the text, or the word that does not fit.
+    async fn a_broken_filter_is_told_where_it_breaks(server: TestServer) {
+        server.with_table("ns$t", 3).await;
+        for (filter, word) in [
+            ("a = 'x", "Column: 5"),
+            ("a ==== 1", "="),
+            ("a > 1 AND", "EOF"),
+            ("a > 1 b", "b"),
+            ("a > 1)", "parenthesis"),
+            ("no_such_function(a) = 1", "no_such_function"),
+            ("a + 1", "boolean"),
+            ("b > 5 + 'x'", "x"),
+        ] {
+            let body = json!({"filter": filter});
+            let reply = server.post(&table("ns$t", "query"), body).await;
+            assert_error(&reply, 400, INVALID_INPUT);
+            let sentence = reply.body["error"].as_str().unwrap_or_default().to_lowercase();
+            assert!(sentence.contains(&word.to_lowercase()), "{filter}: {sentence}");
+        }
+    }
+}

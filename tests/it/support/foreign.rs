@@ -8,6 +8,8 @@ use lance::dataset::CommitBuilder;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use lance::index::DatasetIndexExt;
+use lance_index::{IndexParams, IndexType};
 use serde_json::Value;
 
 use super::batches;
@@ -93,4 +95,13 @@ pub async fn values(location: &str) -> Vec<i32> {
     let mut values = batches::int_values(&[rows(location).await], "a");
     values.sort_unstable();
     values
+}
+
+/// Makes an index on a column.
+pub async fn index(location: &str, column: &str, kind: IndexType, params: &dyn IndexParams) -> u64 {
+    let mut dataset = open(location).await;
+    let columns = [column];
+    let made = Box::pin(dataset.create_index(&columns, kind, None, params, true)).await;
+    made.unwrap_or_else(|error| panic!("no index on {column}: {error}"));
+    dataset.version().version
 }

@@ -1,0 +1,95 @@
+//! The binary as a process of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const START_LINE: &str = "tiltyard listening on http://";
+/// Long enough for any start or end.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The binary, in a folder of its own and without settings from outside.
+pub fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tiltyard"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TILTYARD_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).current_dir(home);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A running `tiltyard serve`, killed when dropped.
+pub struct Serving {
+    child: Child,
+    /// The line that says where it listens.
+    pub line: String,
+    /// `http://host:port`.
+    pub base: String,
+}
+
+impl Serving {
+    /// Starts it and waits for the line that says where it listens.
+    pub fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let (sender, lines) = mpsc::channel();
+        let out = child.stdout.take().expect("its output");
+        let err = child.stderr.take().expect("its error output");
+        forward(out, sender.clone());
+        forward(err, sender);
+        let mut seen = String::new();
+        let line = loop {
+            let line = lines.recv_timeout(LIMIT);
+            let line = line.unwrap_or_else(|error| panic!("no start-up line, {error}: {seen}"));
+            if line.contains(START_LINE) {
+                break line;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        };
+        let address = line.split(START_LINE).nth(1).unwrap_or_default();
+        let address = address.split_whitespace().next().unwrap_or_default();
+        let base = format!("http://{address}");
+        Self { child, line, base }
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let signal =
+            Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
+        assert!(signal.expect("sh runs").success(), "the signal was not sent");
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the state of the process") {
+                return status;
+            }
+            assert!(asked.elapsed() < LIMIT, "it does not stop at SIGTERM");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a stream to its end, so that the process never waits for a reader.
+fn forward(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+}
