@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
-use crate::commit::Engine;
+use crate::commit::{Engine, Versioning};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::http::{AppState, Limits, router};
@@ -86,8 +86,10 @@ async fn build(settings: &Settings) -> Result<AppState> {
             .await?;
     let clock = model::Clock::system();
     let work = TaskTracker::new();
-    let engine =
-        Engine::new(catalog.clone(), lake.clone(), clock, settings.upload_ttl, work.clone());
+    let versioning =
+        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
+    let ttl = settings.upload_ttl;
+    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, work.clone());
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,

@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod namespaces;
 pub mod removals;
 pub mod tables;
+pub mod transactions;
 pub mod uploads;
 pub mod versions;
 

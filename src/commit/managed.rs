@@ -30,7 +30,30 @@ impl VersionRange {
     }
 }
 
+/// Whom clients that know the namespace are told to commit through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versioning {
+    /// This server: each version gets its author.
+    Managed,
+    /// Nobody: they commit to storage, and what they commit is adopted.
+    Adopted,
+}
+
+/// The property of a table that says it for that table.
+const PROPERTY: &str = "managed_versioning";
+
 impl Engine {
+    /// Whether clients are to make the table's versions through this server: those that the table's
+    /// property says, else those that this server made, if it is set so. A client that does not
+    /// know of it, or does not care, is as safe.
+    pub fn manages_versions(&self, table: &Table) -> bool {
+        match table.properties.get(PROPERTY).map(|word| word.to_lowercase()).as_deref() {
+            Some("true") => true,
+            Some("false") => false,
+            _ => self.versioning == Versioning::Managed && table.origin == Origin::Catalog,
+        }
+    }
+
     /// Makes a version of a manifest that a client staged, if it is the one after the newest.
     ///
     /// # Errors

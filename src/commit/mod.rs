@@ -25,6 +25,7 @@ mod refs;
 mod rows;
 mod sweep;
 mod tables;
+mod transactions;
 mod uploads;
 mod versions;
 
@@ -45,12 +46,13 @@ pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
 pub use create::{CreateMode, Created, InsertMode, Inserted};
 pub use jobs::Begun;
-pub use managed::VersionRange;
+pub use managed::{VersionRange, Versioning};
 pub use namespaces::{Behavior, IfExists, IfMissing};
 pub use once::Once;
 pub use publish::{CommitOutcome, CommitRequest, OnConflict};
 pub use sweep::Swept;
 pub use tables::{NewLocation, RegisterMode};
+pub use transactions::{Alteration, IfAbsent, IfThere, Transaction};
 pub use uploads::StagedUpload;
 
 /// The commit engine; cheap to clone.
@@ -60,6 +62,7 @@ pub struct Engine {
     lake: Lake,
     clock: Clock,
     upload_ttl: Duration,
+    versioning: Versioning,
     turns: Turns,
     /// Branches of one table are made and removed one after the other: they share folders.
     branch_turns: Turns,
@@ -76,12 +79,24 @@ impl Engine {
         lake: Lake,
         clock: Clock,
         upload_ttl: Duration,
+        versioning: Versioning,
         work: TaskTracker,
     ) -> Self {
         let job_turns = Arc::new(Semaphore::new(jobs::AT_ONCE));
         let process = Uuid::now_v7();
         let (turns, branch_turns) = (Turns::default(), Turns::default());
-        Self { catalog, lake, clock, upload_ttl, turns, branch_turns, work, job_turns, process }
+        Self {
+            catalog,
+            lake,
+            clock,
+            upload_ttl,
+            versioning,
+            turns,
+            branch_turns,
+            work,
+            job_turns,
+            process,
+        }
     }
 
     /// Makes what every catalog has: the root namespace.

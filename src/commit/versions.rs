@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
+use super::change::{Made, Turn};
 use super::{Engine, location_of, root_of};
 use crate::catalog::batches;
 use crate::catalog::tables;
 use crate::catalog::versions::{self, Order};
 use crate::error::{Error, Result};
-use crate::lake::Snapshot;
+use crate::lake::{Meanwhile, Snapshot, Terms};
 use crate::model::{
     Branch, Caller, ManifestEntry, Origin, Page, PageScope, Properties, Table, TableVersion,
 };
@@ -130,6 +131,26 @@ impl Engine {
             }
             (None, None) => Err(not_found(table, version)),
         }
+    }
+
+    /// Makes the state of an older version the newest again, as a version of its own.
+    ///
+    /// # Errors
+    /// `TableVersionNotFound`, `ConcurrentModification`.
+    pub async fn restore_version(
+        &self,
+        table: &Table,
+        version: u64,
+        caller: &Caller,
+    ) -> Result<Made<()>> {
+        self.describe_version(table, version).await?;
+        let terms =
+            Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new(), until: None };
+        self.change(table, Turn::Take, caller, |snapshot| {
+            let terms = terms.clone();
+            async move { snapshot.restore(version, &terms).await }
+        })
+        .await
     }
 
     /// A page of versions, and the token of the next. A first page that asks for more than the

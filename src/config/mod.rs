@@ -9,6 +9,7 @@
 //! | `--storage-root` | `TILTYARD_STORAGE_ROOT` | `storage_root` |
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
+//! | `--no-managed-versioning` | `TILTYARD_NO_MANAGED_VERSIONING` | `managed_versioning = false` |
 //! | `--gc-interval` | `TILTYARD_GC_INTERVAL` | `gc_interval` |
 //! | `--upload-ttl` | `TILTYARD_UPLOAD_TTL` | `upload_ttl` |
 //! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
@@ -43,6 +44,8 @@ pub struct Settings {
     pub storage_options: BTreeMap<String, String>,
     /// Where a caller may point a table to, besides the storage root.
     pub allow_locations: Vec<String>,
+    /// Whether clients are asked to commit through this server to the tables that it made.
+    pub managed_versioning: bool,
     /// How often garbage is swept.
     #[serde(with = "humantime_serde")]
     pub gc_interval: Duration,
@@ -70,6 +73,7 @@ impl Default for Settings {
             storage_root: "tiltyard-data/lake".into(),
             storage_options: BTreeMap::new(),
             allow_locations: Vec::new(),
+            managed_versioning: true,
             gc_interval: Duration::from_secs(10 * 60),
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             max_body_bytes: None,
@@ -114,6 +118,22 @@ pub struct Overrides {
         serialize_with = "negate"
     )]
     pub no_migrate: Option<bool>,
+
+    /// Do not ask clients to commit through this server; a table's property `managed_versioning` wins
+    #[arg(
+        long,
+        env = "TILTYARD_NO_MANAGED_VERSIONING",
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(
+        rename = "managed_versioning",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "negate"
+    )]
+    pub no_managed_versioning: Option<bool>,
 
     /// Where new tables go: a path or s3://, gs://, az://, file:// [default: tiltyard-data/lake]
     #[arg(long, env = "TILTYARD_STORAGE_ROOT", value_name = "URI")]

@@ -103,6 +103,30 @@ impl TablePath {
     }
 }
 
+/// A transaction that the path names: its id, alone or after the names of its table.
+pub struct TransactionPath(Vec<String>);
+
+impl<S: Sync> FromRequestParts<S> for TransactionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let (id, delimiter) = raw_id(parts).await?;
+        if delimiter.is_empty() {
+            return Err(Error::invalid_input("the delimiter must not be empty").into());
+        }
+        Ok(Self(id.split(&delimiter).map(str::to_owned).collect()))
+    }
+}
+
+impl TransactionPath {
+    /// # Errors
+    /// `InvalidInput` when the body names another transaction than the path.
+    pub fn matching(self, body_id: Option<&[String]>) -> Result<String> {
+        same_id(body_id, &self.0)?;
+        Ok(self.0.into_iter().next_back().unwrap_or_default())
+    }
+}
+
 fn same_id(body: Option<&[String]>, path: &[String]) -> Result<()> {
     match body {
         Some(body) if body != path => {

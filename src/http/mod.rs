@@ -26,7 +26,8 @@ use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
 use namespace::{
-    branches, changes, columns, data, namespaces, rows, stats, tables, tags, versions,
+    batches, branches, changes, columns, data, namespaces, rows, stats, tables, tags, transactions,
+    versions,
 };
 
 /// What every handler may use; cheap to clone.
@@ -66,8 +67,13 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(tables::deregister_table))
         .routes(routes!(tables::rename_table))
         .routes(routes!(tables::declare_table))
+        .routes(routes!(versions::restore_table))
         .routes(routes!(versions::list_table_versions))
+        .routes(routes!(versions::create_table_version))
         .routes(routes!(versions::describe_table_version))
+        .routes(routes!(versions::batch_delete_table_versions))
+        .routes(routes!(batches::batch_create_table_versions))
+        .routes(routes!(batches::batch_commit_tables))
         .routes(routes!(columns::update_table_schema_metadata))
         .routes(routes!(columns::alter_table_alter_columns))
         .routes(routes!(columns::update_field_metadata))
@@ -91,6 +97,8 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(rows::count_table_rows))
         .routes(routes!(rows::explain_table_query_plan))
         .routes(routes!(rows::analyze_table_query_plan))
+        .routes(routes!(transactions::describe_transaction))
+        .routes(routes!(transactions::alter_transaction))
         .routes(routes!(uploads::upload_fragments, fragments::list_fragments))
         .routes(routes!(fragments::read_fragment))
         .routes(routes!(uploads::upload_fragment_columns))

@@ -22,6 +22,7 @@ use super::error::ErrorResponse;
         (name = "Namespace", description = "Names that hold names"),
         (name = "Table", description = "Names that hold data"),
         (name = "Data", description = "Rows in and out"),
+        (name = "Transaction", description = "What was committed, and work that takes long"),
         (name = "Distributed write", description = "Fragments in, one commit at the end"),
         (name = "Server", description = "The server itself")
     ),
@@ -85,6 +86,20 @@ where
     let object = Option::<Map<String, Value>>::deserialize(deserializer)?;
     let object = object.map(|object| serde_json::from_value(Value::Object(object)));
     object.transpose().map_err(D::Error::custom)
+}
+
+/// As [`object`], for a list of structures.
+///
+/// # Errors
+/// What is wrong with the first that is wrong.
+pub fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let objects = Vec::<Map<String, Value>>::deserialize(deserializer)?;
+    let objects = objects.into_iter().map(|object| serde_json::from_value(Value::Object(object)));
+    objects.collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 /// What every JSON request body may hold.

@@ -8,12 +8,7 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 15] = [
-    ("RestoreTable", "/v1/table/{id}/restore"),
-    ("CreateTableVersion", "/v1/table/{id}/version/create"),
-    ("BatchDeleteTableVersions", "/v1/table/{id}/version/delete"),
-    ("BatchCreateTableVersions", "/v1/table/version/batch-create"),
-    ("BatchCommitTables", "/v1/table/batch-commit"),
+pub(super) const OPERATIONS: [(&str, &str); 8] = [
     ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),
     ("CreateMaterializedView", "/v1/materialized_view/{id}/create"),
@@ -22,8 +17,6 @@ pub(super) const OPERATIONS: [(&str, &str); 15] = [
     ("ListTableIndices", "/v1/table/{id}/index/list"),
     ("DescribeTableIndexStats", "/v1/table/{id}/index/{index_name}/stats"),
     ("DropTableIndex", "/v1/table/{id}/index/{index_name}/drop"),
-    ("DescribeTransaction", "/v1/transaction/{id}/describe"),
-    ("AlterTransaction", "/v1/transaction/{id}/alter"),
 ];
 
 pub(super) fn routes() -> Router<AppState> {

@@ -1,4 +1,4 @@
-//! Changing rows: delete, update, merge-insert.
+//! Changing rows: delete, update, merge-insert, and going back to what they were.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -125,6 +125,19 @@ impl Snapshot {
                 updated: stats.num_updated_rows,
                 deleted: stats.num_deleted_rows,
             })
+        })
+        .await
+    }
+}
+
+impl Snapshot {
+    /// Puts the state of an older version on top of this one.
+    pub async fn restore(&self, version: u64, terms: &Terms) -> Changed<()> {
+        let location = self.location.clone();
+        self.change(terms, move |dataset| async move {
+            let older = dataset.checkout_version(version).await;
+            let mut older = older.map_err(|error| failure::from_lance(error, &location))?;
+            older.restore().await.map_err(|error| failure::from_lance(error, &location))
         })
         .await
     }

@@ -13,7 +13,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Canceled];
 
     /// The inverse of [`Self::as_str`].

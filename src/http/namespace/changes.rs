@@ -57,35 +57,35 @@ impl MergeQuery {
     fn read(pairs: Vec<(String, String)>) -> Result<Self> {
         let mut query = Self::default();
         query.merge.use_index = true;
-        let (mut update, mut update_if, mut insert) = (false, None, false);
-        let (mut delete, mut delete_if) = (false, None);
+        let (mut update, mut update_if, mut insert) = (None, None, false);
+        let (mut delete, mut delete_if) = (None, None);
         for (name, value) in pairs {
             match name.as_str() {
                 "branch" => query.branch = Some(value),
                 "on" if value.is_empty() => {}
                 "on" => query.merge.on.push(value),
-                "when_matched_update_all" => update = is_true(&name, &value)?,
+                "when_matched_update_all" => update = Some(is_true(&name, &value)?),
                 "when_matched_update_all_filt" => update_if = text(value),
                 "when_not_matched_insert_all" => insert = is_true(&name, &value)?,
-                "when_not_matched_by_source_delete" => delete = is_true(&name, &value)?,
+                "when_not_matched_by_source_delete" => delete = Some(is_true(&name, &value)?),
                 "when_not_matched_by_source_delete_filt" => delete_if = text(value),
                 "timeout" => query.timeout = text(value).as_deref().map(duration).transpose()?,
                 "use_index" => query.merge.use_index = is_true(&name, &value)?,
                 _ => {}
             }
         }
+        // A filter alone says that there is something to do; a client that sends every flag sends
+        // the filter beside a flag that is false.
         query.merge.matched = match (update, update_if) {
-            (true, Some(expression)) => Matched::UpdateIf(expression),
-            (true, None) => Matched::Update,
-            (false, Some(_)) => return Err(needs("when_matched_update_all")),
-            (false, None) => Matched::Keep,
+            (Some(false), _) | (None, None) => Matched::Keep,
+            (_, Some(expression)) => Matched::UpdateIf(expression),
+            (Some(true), None) => Matched::Update,
         };
         query.merge.not_matched = if insert { NotMatched::Insert } else { NotMatched::Skip };
         query.merge.not_matched_by_source = match (delete, delete_if) {
-            (true, Some(expression)) => NotMatchedBySource::DeleteIf(expression),
-            (true, None) => NotMatchedBySource::Delete,
-            (false, Some(_)) => return Err(needs("when_not_matched_by_source_delete")),
-            (false, None) => NotMatchedBySource::Keep,
+            (Some(false), _) | (None, None) => NotMatchedBySource::Keep,
+            (_, Some(expression)) => NotMatchedBySource::DeleteIf(expression),
+            (Some(true), None) => NotMatchedBySource::Delete,
         };
         query.check()
     }
@@ -111,10 +111,6 @@ impl MergeQuery {
         }
         Ok(self)
     }
-}
-
-fn needs(flag: &str) -> Error {
-    Error::invalid_input(format!("{flag}_filt says for which rows {flag} is meant, and needs it"))
 }
 
 fn text(value: String) -> Option<String> {

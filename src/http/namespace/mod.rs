@@ -1,5 +1,6 @@
 //! The namespace dialect: the Lance Namespace REST specification, one file per noun.
 
+pub mod batches;
 pub mod branches;
 pub mod changes;
 pub mod columns;
@@ -11,4 +12,5 @@ pub mod rows;
 pub mod stats;
 pub mod tables;
 pub mod tags;
+pub mod transactions;
 pub mod versions;

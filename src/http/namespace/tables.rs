@@ -119,6 +119,13 @@ pub struct DeclareTableRequest {
     properties: Option<Properties>,
 }
 
+impl DeclareTableRequest {
+    /// The id of the body, where the table is to stand, and what is kept with it.
+    pub(super) fn into_parts(self) -> (Option<Vec<String>>, Option<String>, Properties) {
+        (self.envelope.id, self.location, self.properties.unwrap_or_default())
+    }
+}
+
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct DeclareTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,8 +136,20 @@ pub struct DeclareTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_options: Option<Properties>,
     properties: Properties,
-    /// False: writers commit to storage, and the versions that they make are adopted.
+    /// Whether clients are to make versions by CreateTableVersion. A table's property of this name
+    /// says it for that table.
     managed_versioning: bool,
+}
+
+impl DeclareTableResponse {
+    pub(super) fn of(state: &AppState, table: Table) -> Self {
+        Self {
+            managed_versioning: state.engine.manages_versions(&table),
+            location: table.location,
+            properties: table.properties,
+            ..Self::default()
+        }
+    }
 }
 
 /// Declare a table: give a name a location, without touching storage.
@@ -146,11 +165,7 @@ pub async fn declare_table(
     let location = request.location.as_deref().map_or(NewLocation::Own, NewLocation::At);
     let properties = request.properties.unwrap_or_default();
     let table = state.engine.declare_table(&id, location, properties, &caller).await?;
-    Ok(Reply(DeclareTableResponse {
-        location: table.location,
-        properties: table.properties,
-        ..Default::default()
-    }))
+    Ok(Reply(DeclareTableResponse::of(&state, table)))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -275,7 +290,8 @@ pub struct DescribeTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Properties>,
     properties: Properties,
-    /// False: writers commit to storage, and the versions that they make are adopted.
+    /// Whether clients are to make versions by CreateTableVersion. A table's property of this name
+    /// says it for that table.
     managed_versioning: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     is_only_declared: Option<bool>,
@@ -298,6 +314,7 @@ pub async fn describe_table(
     let mut response = DescribeTableResponse {
         location: table.location.clone(),
         properties: table.properties.clone(),
+        managed_versioning: state.engine.manages_versions(&table),
         ..Default::default()
     };
     if either(query.with_table_uri, request.with_table_uri) {
@@ -413,6 +430,12 @@ pub struct DeregisterTableRequest {
     envelope: Envelope,
 }
 
+impl DeregisterTableRequest {
+    pub(super) fn into_id(self) -> Option<Vec<String>> {
+        self.envelope.id
+    }
+}
+
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct DeregisterTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -422,6 +445,17 @@ pub struct DeregisterTableResponse {
     id: Vec<String>,
     location: String,
     properties: Properties,
+}
+
+impl DeregisterTableResponse {
+    pub(super) fn of(table: Table) -> Self {
+        Self {
+            id: table.id.to_list(),
+            location: table.location,
+            properties: table.properties,
+            ..Self::default()
+        }
+    }
 }
 
 /// Deregister a table: take the name away and leave the data.
@@ -436,12 +470,7 @@ pub async fn deregister_table(
 ) -> ApiResult<Reply<DeregisterTableResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = state.engine.deregister_table(&id, &caller).await?;
-    Ok(Reply(DeregisterTableResponse {
-        id: id.to_list(),
-        location: table.location,
-        properties: table.properties,
-        ..Default::default()
-    }))
+    Ok(Reply(DeregisterTableResponse::of(table)))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

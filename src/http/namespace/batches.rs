@@ -1,0 +1,218 @@
+//! Many tables in one request: all of it or nothing.
+
+use axum::Json as Reply;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::data::finish_even_if_the_client_leaves;
+use super::tables::{DeclareTableRequest, DeclareTableResponse};
+use super::tables::{DeregisterTableRequest, DeregisterTableResponse, get_table};
+use super::versions::{
+    BatchDeleteTableVersionsRequest, BatchDeleteTableVersionsResponse, CreateTableVersionRequest,
+    CreateTableVersionResponse, TableVersion,
+};
+use crate::commit::{TableChange, TableChanged};
+use crate::error::{Error, Result};
+use crate::http::AppState;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::{DelimiterParam, Json};
+use crate::http::openapi::{Context, Identity, object, objects};
+use crate::model::{Branch, Caller, Table, TableId};
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct BatchCreateTableVersionsRequest {
+    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[serde(default, deserialize_with = "object")]
+    identity: Option<Identity>,
+    #[allow(dead_code, reason = "nothing in it is used yet")]
+    context: Option<Context>,
+    /// What to create; each names its table by `id`.
+    #[serde(deserialize_with = "objects")]
+    #[schema(min_items = 1)]
+    entries: Vec<CreateTableVersionRequest>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchCreateTableVersionsResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    /// Describes the whole batch.
+    transaction_id: String,
+    /// In the order of the request.
+    versions: Vec<TableVersion>,
+}
+
+/// Create versions of several tables: all of them or none.
+#[utoipa::path(post, path = "/v1/table/version/batch-create",
+    operation_id = "BatchCreateTableVersions", tag = "Table", params(DelimiterParam),
+    responses((status = 200, body = BatchCreateTableVersionsResponse), ApiError))]
+pub async fn batch_create_table_versions(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(request): Json<BatchCreateTableVersionsRequest>,
+) -> ApiResult<Reply<BatchCreateTableVersionsResponse>> {
+    let mut changes = Vec::new();
+    for entry in request.entries {
+        changes.push(creation(&state, entry).await?);
+    }
+    let (batch, done) = commit(&state, changes, caller).await?;
+    let versions = done.into_iter().filter_map(|changed| match changed {
+        TableChanged::Created(version) => Some(version.into()),
+        _ => None,
+    });
+    Ok(Reply(BatchCreateTableVersionsResponse {
+        context: None,
+        transaction_id: batch.to_string(),
+        versions: versions.collect(),
+    }))
+}
+
+/// One of the four; each names its table by `id`.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct CommitTableOperation {
+    #[serde(default, deserialize_with = "object")]
+    declare_table: Option<DeclareTableRequest>,
+    #[serde(default, deserialize_with = "object")]
+    create_table_version: Option<CreateTableVersionRequest>,
+    #[serde(default, deserialize_with = "object")]
+    delete_table_versions: Option<BatchDeleteTableVersionsRequest>,
+    #[serde(default, deserialize_with = "object")]
+    deregister_table: Option<DeregisterTableRequest>,
+}
+
+impl CommitTableOperation {
+    async fn into_change(self, state: &AppState) -> Result<TableChange> {
+        let given = (
+            self.declare_table,
+            self.create_table_version,
+            self.delete_table_versions,
+            self.deregister_table,
+        );
+        match given {
+            (Some(request), None, None, None) => {
+                let (id, location, properties) = request.into_parts();
+                let id = TableId::from_list(&needed(id)?)?;
+                Ok(TableChange::Declare { id, location, properties })
+            }
+            (None, Some(request), None, None) => creation(state, request).await,
+            (None, None, Some(request), None) => {
+                let (id, branch, ranges) = request.into_parts()?;
+                let table = named(state, id, branch).await?;
+                let table = state.engine.on_branch(table.clone(), table.branch).await?;
+                Ok(TableChange::DeleteVersions { table, ranges })
+            }
+            (None, None, None, Some(request)) => {
+                let table = named(state, request.into_id(), None).await?;
+                Ok(TableChange::Deregister { table })
+            }
+            _ => Err(Error::invalid_input(
+                "each operation has exactly one of declare_table, create_table_version, \
+                 delete_table_versions and deregister_table",
+            )),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct BatchCommitTablesRequest {
+    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[serde(default, deserialize_with = "object")]
+    identity: Option<Identity>,
+    #[allow(dead_code, reason = "nothing in it is used yet")]
+    context: Option<Context>,
+    #[serde(deserialize_with = "objects")]
+    #[schema(min_items = 1)]
+    operations: Vec<CommitTableOperation>,
+}
+
+/// What one operation came to.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct CommitTableResult {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    declare_table: Option<DeclareTableResponse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_table_version: Option<CreateTableVersionResponse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete_table_versions: Option<BatchDeleteTableVersionsResponse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_table: Option<DeregisterTableResponse>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchCommitTablesResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context>,
+    /// Describes the whole batch.
+    transaction_id: String,
+    /// In the order of the request.
+    results: Vec<CommitTableResult>,
+}
+
+/// Declare tables, create and delete versions, and deregister tables: all of it or nothing.
+#[utoipa::path(post, path = "/v1/table/batch-commit", operation_id = "BatchCommitTables",
+    tag = "Table", params(DelimiterParam),
+    responses((status = 200, body = BatchCommitTablesResponse), ApiError))]
+pub async fn batch_commit_tables(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(request): Json<BatchCommitTablesRequest>,
+) -> ApiResult<Reply<BatchCommitTablesResponse>> {
+    let mut changes = Vec::new();
+    for operation in request.operations {
+        changes.push(operation.into_change(&state).await?);
+    }
+    let (batch, done) = commit(&state, changes, caller).await?;
+    let transaction_id = batch.to_string();
+    let results = done.into_iter().map(|changed| result(&state, changed)).collect();
+    Ok(Reply(BatchCommitTablesResponse { context: None, transaction_id, results }))
+}
+
+async fn commit(
+    state: &AppState,
+    changes: Vec<TableChange>,
+    caller: Caller,
+) -> Result<(Uuid, Vec<TableChanged>)> {
+    let engine = state.engine.clone();
+    finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        engine.commit_batch(changes, &caller).await
+    })
+    .await
+}
+
+fn result(state: &AppState, changed: TableChanged) -> CommitTableResult {
+    let mut result = CommitTableResult::default();
+    match changed {
+        TableChanged::Declared(table) => {
+            result.declare_table = Some(DeclareTableResponse::of(state, table));
+        }
+        TableChanged::Created(version) => {
+            result.create_table_version = Some(CreateTableVersionResponse::of(version));
+        }
+        TableChanged::Deleted { versions } => {
+            result.delete_table_versions = Some(BatchDeleteTableVersionsResponse::of(versions));
+        }
+        TableChanged::Deregistered(table) => {
+            result.deregister_table = Some(DeregisterTableResponse::of(table));
+        }
+    }
+    result
+}
+
+/// A staged version, of a table that the request names. Its branch may begin with it.
+async fn creation(state: &AppState, request: CreateTableVersionRequest) -> Result<TableChange> {
+    let (id, branch, claim, metadata) = request.into_parts()?;
+    let table = named(state, id, branch).await?;
+    Ok(TableChange::CreateVersion { table, claim, metadata })
+}
+
+async fn named(state: &AppState, id: Option<Vec<String>>, branch: Option<String>) -> Result<Table> {
+    let id = TableId::from_list(&needed(id)?)?;
+    let table = get_table(state, &id).await?;
+    Ok(Table { branch: Branch::parse(branch.as_deref())?, ..table })
+}
+
+fn needed(id: Option<Vec<String>>) -> Result<Vec<String>> {
+    id.ok_or_else(|| Error::invalid_input("each operation must name its table by id"))
+}
