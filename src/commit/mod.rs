@@ -15,6 +15,7 @@
 mod batch;
 mod change;
 mod create;
+mod indexes;
 mod jobs;
 mod managed;
 mod namespaces;

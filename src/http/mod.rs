@@ -25,7 +25,7 @@ use crate::commit::Engine;
 use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
-use namespace::{changes, data, namespaces, rows, tables, versions};
+use namespace::{changes, data, indexes, namespaces, rows, tables, versions};
 
 /// What every handler may use; cheap to clone.
 #[derive(Clone)]
@@ -73,6 +73,11 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(changes::delete_from_table))
         .routes(routes!(rows::query_table))
         .routes(routes!(rows::count_table_rows))
+        .routes(routes!(indexes::create_table_index))
+        .routes(routes!(indexes::create_table_scalar_index))
+        .routes(routes!(indexes::list_table_indices))
+        .routes(routes!(indexes::describe_table_index_stats))
+        .routes(routes!(indexes::drop_table_index))
         .routes(routes!(uploads::upload_fragments, fragments::list_fragments))
         .routes(routes!(fragments::read_fragment))
         .routes(routes!(uploads::upload_fragment_columns))

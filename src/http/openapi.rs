@@ -19,6 +19,7 @@ use super::error::ErrorResponse;
         (name = "Namespace", description = "Names that hold names"),
         (name = "Table", description = "Names that hold data"),
         (name = "Data", description = "Rows in and out"),
+        (name = "Index", description = "What makes finding rows quick"),
         (name = "Distributed write", description = "Fragments in, one commit at the end"),
         (name = "Server", description = "The server itself")
     ),

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 31] = [
+pub(super) const OPERATIONS: [(&str, &str); 26] = [
     ("RestoreTable", "/v1/table/{id}/restore"),
     ("UpdateTableSchemaMetadata", "/v1/table/{id}/schema_metadata/update"),
     ("CreateTableVersion", "/v1/table/{id}/version/create"),
@@ -25,11 +25,6 @@ pub(super) const OPERATIONS: [(&str, &str); 31] = [
     ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),
     ("CreateMaterializedView", "/v1/materialized_view/{id}/create"),
-    ("CreateTableIndex", "/v1/table/{id}/create_index"),
-    ("CreateTableScalarIndex", "/v1/table/{id}/create_scalar_index"),
-    ("ListTableIndices", "/v1/table/{id}/index/list"),
-    ("DescribeTableIndexStats", "/v1/table/{id}/index/{index_name}/stats"),
-    ("DropTableIndex", "/v1/table/{id}/index/{index_name}/drop"),
     ("ListTableTags", "/v1/table/{id}/tags/list"),
     ("GetTableTagVersion", "/v1/table/{id}/tags/version"),
     ("CreateTableTag", "/v1/table/{id}/tags/create"),

@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod data;
+pub mod indexes;
 pub mod namespaces;
 pub mod rows;
 pub mod tables;
