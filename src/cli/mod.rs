@@ -32,6 +32,8 @@ enum Command {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
+    // SAFETY: the process has just started; no thread was.
+    unsafe { crate::lake::widen_cpu_pool() };
     let done = match Cli::parse().command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Migrate(migrate) => migrate::run(&migrate),

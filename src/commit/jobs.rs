@@ -158,7 +158,8 @@ impl Engine {
         let table = self.on_branch(table, job.branch.clone()).await?;
         let caller = Caller::from_stored(&job.created_by);
         match job.kind {
-            JobKind::CreateIndex | JobKind::BackfillColumn | JobKind::RefreshView => {
+            JobKind::CreateIndex => self.run_create_index(&table, job, &caller).await,
+            JobKind::BackfillColumn | JobKind::RefreshView => {
                 let _ = (table, caller);
                 Err(Error::Unsupported("no job is served yet".into()))
             }

@@ -16,6 +16,7 @@ mod alter;
 mod batch;
 mod change;
 mod create;
+mod indexes;
 mod jobs;
 mod managed;
 mod namespaces;

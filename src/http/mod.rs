@@ -26,8 +26,8 @@ use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
 use namespace::{
-    batches, branches, changes, columns, data, namespaces, rows, stats, tables, tags, transactions,
-    versions,
+    batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables, tags,
+    transactions, versions,
 };
 
 /// What every handler may use; cheap to clone.
@@ -99,6 +99,11 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(rows::analyze_table_query_plan))
         .routes(routes!(transactions::describe_transaction))
         .routes(routes!(transactions::alter_transaction))
+        .routes(routes!(indexes::create_table_index))
+        .routes(routes!(indexes::create_table_scalar_index))
+        .routes(routes!(indexes::list_table_indices))
+        .routes(routes!(indexes::describe_table_index_stats))
+        .routes(routes!(indexes::drop_table_index))
         .routes(routes!(uploads::upload_fragments, fragments::list_fragments))
         .routes(routes!(fragments::read_fragment))
         .routes(routes!(uploads::upload_fragment_columns))

@@ -23,6 +23,7 @@ use super::error::ErrorResponse;
         (name = "Table", description = "Names that hold data"),
         (name = "Data", description = "Rows in and out"),
         (name = "Transaction", description = "What was committed, and work that takes long"),
+        (name = "Index", description = "What makes finding rows quick"),
         (name = "Distributed write", description = "Fragments in, one commit at the end"),
         (name = "Server", description = "The server itself")
     ),

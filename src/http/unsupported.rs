@@ -8,15 +8,10 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 8] = [
+pub(super) const OPERATIONS: [(&str, &str); 3] = [
     ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),
     ("CreateMaterializedView", "/v1/materialized_view/{id}/create"),
-    ("CreateTableIndex", "/v1/table/{id}/create_index"),
-    ("CreateTableScalarIndex", "/v1/table/{id}/create_scalar_index"),
-    ("ListTableIndices", "/v1/table/{id}/index/list"),
-    ("DescribeTableIndexStats", "/v1/table/{id}/index/{index_name}/stats"),
-    ("DropTableIndex", "/v1/table/{id}/index/{index_name}/drop"),
 ];
 
 pub(super) fn routes() -> Router<AppState> {

@@ -172,6 +172,11 @@ pub(super) fn is_not_found(error: &lance::Error) -> bool {
     false
 }
 
+/// A message of Lance as a caller may see it.
+pub(super) fn said(message: &str, location: &Location) -> String {
+    clean(message, location)
+}
+
 /// Messages may repeat what the caller said, which may be long; the cause stands behind it.
 const MESSAGE_HEAD_CHARS: usize = 300;
 const MESSAGE_TAIL_CHARS: usize = 700;

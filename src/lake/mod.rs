@@ -10,6 +10,7 @@ mod expression;
 mod failure;
 mod fulltext;
 mod guard;
+mod indexes;
 mod location;
 mod plan;
 mod probe;
@@ -48,6 +49,7 @@ pub use alter::{Alteration, FieldMetadata, Others};
 pub use change::{Changed, Meanwhile, Terms};
 pub use fulltext::TextSearch;
 pub use guard::Landed;
+pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptions};
 pub use location::{Location, Locations};
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
@@ -72,6 +74,25 @@ pub struct Batches {
     pub stream: BoxStream<'static, Result<RecordBatch>>,
 }
 
+/// What Lance reads the size of its pool for work on cores from.
+const CPU_THREADS: &str = "LANCE_CPU_THREADS";
+const LEAST_CPU_THREADS: usize = 4;
+
+/// Lance decodes, encodes and builds indexes on one pool, of as many threads as there are cores
+/// beyond two. On a small machine that is a single thread, and the graph of one HNSW index holds it
+/// for minutes, during which nothing is read or written. This makes the pool wider, unless somebody
+/// chose its size.
+///
+/// # Safety
+/// To be called while the process has a single thread: it sets a variable of the environment.
+pub unsafe fn widen_cpu_pool() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if std::env::var_os(CPU_THREADS).is_none() && cores < LEAST_CPU_THREADS + 2 {
+        // SAFETY: the caller has said that nobody else looks at the environment.
+        unsafe { std::env::set_var(CPU_THREADS, LEAST_CPU_THREADS.to_string()) };
+    }
+}
+
 /// A handle on the storage; cheap to clone.
 #[derive(Clone)]
 pub struct Lake {
@@ -79,6 +100,7 @@ pub struct Lake {
     params: ObjectStoreParams,
     locations: Arc<Locations>,
     readers: readers::Readers,
+    builders: readers::Readers,
 }
 
 impl Lake {
@@ -102,8 +124,9 @@ impl Lake {
         }
         let registry = Arc::new(ObjectStoreRegistry::default());
         let session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
-        let readers = readers::Readers::start()?;
-        let lake = Self { session, params, locations: Arc::new(locations), readers };
+        let readers = readers::Readers::start("tiltyard-read")?;
+        let builders = readers::Readers::start("tiltyard-build")?;
+        let lake = Self { session, params, locations: Arc::new(locations), readers, builders };
         // Asking once at the start turns a misspelt root into an error at the start.
         lake.store(lake.locations.root()).await?;
         Ok(lake)

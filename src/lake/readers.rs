@@ -1,7 +1,8 @@
-//! Threads for reading.
+//! Threads for reading, and others for building indexes.
 //!
 //! Planning and evaluating an expression can take a core for long, and a deep expression takes a
-//! deep stack: neither is for the threads that answer requests.
+//! deep stack: neither is for the threads that answer requests. Training an index takes cores for
+//! minutes: that is not for the threads that read either.
 
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ struct Pool(Option<Runtime>);
 impl Readers {
     /// # Errors
     /// `Internal` when the system gives no threads.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(name: &str) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(MIN_THREADS, usize::from);
         let runtime = Builder::new_multi_thread()
-            .thread_name("tiltyard-read")
+            .thread_name(name)
             .worker_threads(cores.max(MIN_THREADS))
             .thread_stack_size(STACK_BYTES)
             .enable_all()
@@ -78,7 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_threads_live_on() {
-        let readers = Readers::start().expect("threads");
+        let readers = Readers::start("reading").expect("threads");
         let outcome: Result<()> = readers.run(async { panic!("on purpose") }).await;
         assert!(matches!(outcome, Err(Error::Internal { .. })), "{outcome:?}");
         assert_eq!(readers.run(async { Ok(1) }).await.expect("a number"), 1);
@@ -86,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_the_handle_stops_the_work() {
-        let readers = Readers::start().expect("threads");
+        let readers = Readers::start("reading").expect("threads");
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let handle = readers.spawn(async move {
             std::future::pending::<()>().await;

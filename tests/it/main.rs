@@ -28,6 +28,7 @@ mod health;
 mod hostile_arrow;
 mod hostile_filters;
 mod ids;
+mod indexes;
 mod limits;
 mod locations;
 mod migrations;

@@ -6,6 +6,7 @@ pub mod changes;
 pub mod columns;
 pub mod data;
 mod fulltext;
+pub mod indexes;
 pub mod namespaces;
 mod query;
 pub mod rows;

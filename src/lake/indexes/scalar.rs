@@ -1,0 +1,260 @@
+//! What a scalar or full text index is built with.
+
+use arrow::datatypes::DataType;
+use lance::datatypes::{Field, Schema};
+use lance_core::datatypes::parse_field_path;
+use lance_index::scalar::InvertedIndexParams;
+use serde::{Deserialize, Serialize};
+
+use super::kind::IndexKind;
+use crate::error::{Error, Result};
+
+/// One of Lance's own setters.
+type Switch = fn(InvertedIndexParams, bool) -> InvertedIndexParams;
+
+/// How much memory building a full text index may take, in MiB, over all its workers.
+const TEXT_MEMORY_MIB: u64 = 1_024;
+const TEXT_WORKERS: usize = 2;
+/// A token is a word; a longer limit is as good as none.
+const MAX_TOKEN_BYTES: i64 = 1 << 20;
+
+/// What a caller may say about a full text index; the names are the spec's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TextOptions {
+    pub with_position: Option<bool>,
+    pub base_tokenizer: Option<String>,
+    pub language: Option<String>,
+    pub max_token_length: Option<i64>,
+    pub lower_case: Option<bool>,
+    pub stem: Option<bool>,
+    pub remove_stop_words: Option<bool>,
+    pub ascii_folding: Option<bool>,
+}
+
+impl TextOptions {
+    /// The first option that was given.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("with_position", self.with_position.is_some()),
+            ("base_tokenizer", self.base_tokenizer.is_some()),
+            ("language", self.language.is_some()),
+            ("max_token_length", self.max_token_length.is_some()),
+            ("lower_case", self.lower_case.is_some()),
+            ("stem", self.stem.is_some()),
+            ("remove_stop_words", self.remove_stop_words.is_some()),
+            ("ascii_folding", self.ascii_folding.is_some()),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    }
+
+    /// Lance's parameters; its defaults for what is not said.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a tokenizer or a language that Lance does not have.
+    pub(super) fn params(&self) -> Result<InvertedIndexParams> {
+        let mut params = InvertedIndexParams::default();
+        if let Some(tokenizer) = &self.base_tokenizer {
+            params = params.base_tokenizer(tokenizer.to_lowercase());
+        }
+        if let Some(language) = &self.language {
+            params = params.language(&capitalized(language)).map_err(|_| {
+                let shown: String = language.chars().take(64).collect();
+                Error::invalid_input(format!(
+                    "unknown language '{shown}'; name one in English, such as English or French"
+                ))
+            })?;
+        }
+        match self.max_token_length {
+            None => {}
+            Some(length) if (1..=MAX_TOKEN_BYTES).contains(&length) => {
+                params = params.max_token_length(usize::try_from(length).ok());
+            }
+            Some(length) => {
+                return Err(Error::invalid_input(format!(
+                    "max_token_length must be from 1 to {MAX_TOKEN_BYTES}, and is {length}"
+                )));
+            }
+        }
+        let switches: [(Option<bool>, Switch); 5] = [
+            (self.with_position, InvertedIndexParams::with_position),
+            (self.lower_case, InvertedIndexParams::lower_case),
+            (self.stem, InvertedIndexParams::stem),
+            (self.remove_stop_words, InvertedIndexParams::remove_stop_words),
+            (self.ascii_folding, InvertedIndexParams::ascii_folding),
+        ];
+        for (given, set) in switches {
+            if let Some(given) = given {
+                params = set(params, given);
+            }
+        }
+        // Building the tokenizer finds what does not go together, such as a language without stop
+        // words, before anything is read.
+        params.build().map_err(|error| {
+            let why = match error {
+                lance::Error::InvalidInput { source, .. } => source.to_string(),
+                _ => "the language has no stemmer or no stop words: set stem or \
+                      remove_stop_words to false"
+                    .into(),
+            };
+            Error::invalid_input(format!(
+                "the text cannot be tokenized so: {why}; base_tokenizer may be simple, whitespace, \
+                 raw, ngram, code, icu or icu/split"
+            ))
+        })?;
+        Ok(params.memory_limit_mb(TEXT_MEMORY_MIB).num_workers(TEXT_WORKERS))
+    }
+}
+
+/// Lance's languages are written so.
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars().filter(char::is_ascii_alphabetic);
+    let first = letters.next().map(|c| c.to_ascii_uppercase());
+    let is_word = word.chars().all(|c| c.is_ascii_alphabetic());
+    if is_word {
+        first.into_iter().chain(letters.map(|c| c.to_ascii_lowercase())).collect()
+    } else {
+        // Not a word, so not a language: nothing that would end Lance's JSON string early.
+        String::new()
+    }
+}
+
+/// # Errors
+/// `InvalidInput` when an index of the kind cannot be built on such a column.
+pub(super) fn check_column(kind: IndexKind, path: &str, field: &Field) -> Result<()> {
+    let data_type = field.data_type();
+    let (fits, needs) = match kind {
+        IndexKind::BTree | IndexKind::Bitmap | IndexKind::ZoneMap => (
+            is_ordered(&data_type) && !field.is_blob(),
+            "numbers, booleans, text, binary, decimals, dates or times",
+        ),
+        IndexKind::BloomFilter => (
+            is_hashed(&data_type) && !field.is_blob(),
+            "integers, float32, float64, text, binary, dates, times or timestamps",
+        ),
+        IndexKind::LabelList => (is_list_of_labels(&data_type), "lists of plain values"),
+        IndexKind::NGram | IndexKind::MinHashLsh => (is_text(&data_type), "text"),
+        IndexKind::Fm => (
+            (is_text(&data_type) || matches!(data_type, DataType::Binary | DataType::LargeBinary))
+                && !field.is_blob(),
+            "text or binary",
+        ),
+        IndexKind::Fts => (is_document(field), "text, lists of text or JSON"),
+        _ => (true, "vectors"),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "a {} index needs a column of {needs}, and '{path}' is {data_type}",
+        kind.as_str()
+    )))
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8)
+}
+
+fn is_ordered(data_type: &DataType) -> bool {
+    data_type.is_numeric()
+        || data_type.is_temporal()
+        || is_text(data_type)
+        || matches!(
+            data_type,
+            DataType::Boolean
+                | DataType::Binary
+                | DataType::LargeBinary
+                | DataType::FixedSizeBinary(_)
+        )
+}
+
+fn is_hashed(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || is_text(data_type)
+        || matches!(
+            data_type,
+            DataType::Float32
+                | DataType::Float64
+                | DataType::Binary
+                | DataType::LargeBinary
+                | DataType::Date32
+                | DataType::Date64
+                | DataType::Time32(_)
+                | DataType::Time64(_)
+                | DataType::Timestamp(..)
+        )
+}
+
+fn is_list_of_labels(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) => {
+            !item.data_type().is_nested() && !item.data_type().is_null()
+        }
+        _ => false,
+    }
+}
+
+fn is_json(field: &Field) -> bool {
+    field.logical_type.to_string() == "json"
+}
+
+fn is_document(field: &Field) -> bool {
+    match field.data_type() {
+        DataType::List(_) | DataType::LargeList(_) => {
+            field.children.first().is_some_and(|item| is_text(&item.data_type()))
+        }
+        data_type => is_text(&data_type) || is_json(field),
+    }
+}
+
+/// The field that a path names, for full text: the path may lead through lists of structs without
+/// naming their items, as Lance's own paths of full text do.
+pub(super) fn resolve_through_lists<'a>(schema: &'a Schema, path: &str) -> Option<&'a Field> {
+    let names = parse_field_path(path).ok()?;
+    let (root, rest) = names.split_first()?;
+    let mut field = named(&schema.fields, root)?;
+    for name in rest {
+        while matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_)) {
+            field = field.children.first()?;
+        }
+        field = named(&field.children, name)?;
+    }
+    Some(field)
+}
+
+fn named<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
+    let exact = fields.iter().find(|field| field.name == name);
+    exact.or_else(|| fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_options_are_checked_before_anything_is_read() {
+        assert!(TextOptions::default().params().is_ok());
+        let with = |language: &str, tokenizer: &str| TextOptions {
+            language: Some(language.into()),
+            base_tokenizer: Some(tokenizer.into()),
+            ..Default::default()
+        };
+        assert!(with("french", "whitespace").params().is_ok());
+        assert!(with("GERMAN", "SIMPLE").params().is_ok());
+        assert!(with("English", "icu").params().is_ok());
+        for (language, tokenizer) in [
+            ("Klingon", "simple"),
+            ("", "simple"),
+            ("English\"", "simple"),
+            ("English", "jieba/default"),
+            ("English", "lindera/../../../etc"),
+            ("English", ""),
+        ] {
+            let outcome = with(language, tokenizer).params();
+            assert!(matches!(outcome, Err(Error::InvalidInput(_))), "{language} {tokenizer}");
+        }
+        for length in [0, -1, i64::MAX] {
+            let options = TextOptions { max_token_length: Some(length), ..Default::default() };
+            assert!(matches!(options.params(), Err(Error::InvalidInput(_))), "{length}");
+        }
+    }
+}
