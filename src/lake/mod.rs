@@ -56,7 +56,7 @@ pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::{Query, Selection};
 pub use refs::{Before, BranchEntry, NewBranch, Tag, check_new_branch};
 pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
-pub use schema::{check_wire_schema, data_type_from_wire, schema_from_stored, wire_schema};
+pub use schema::{check_wire_schema, data_type_from_wire, logical_schema, schema_from_stored, wire_schema};
 pub use search::Vectors;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
