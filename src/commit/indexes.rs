@@ -108,7 +108,7 @@ impl Engine {
                     Ok(false) => Err(not_found(table, name)),
                     Err(error) => Err(error),
                 };
-                Changed { outcome, landed: changed.landed }
+                Changed { outcome, landed: changed.landed, put_begun: changed.put_begun }
             }
         };
         let made = self.change(table, Turn::Take, caller, work).await?;

@@ -29,7 +29,8 @@ pub fn wire_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
 /// # Errors
 /// `Unsupported` for a type that Lance has no word for.
 pub fn logical_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
-    let json = JsonSchema::try_from(schema).map_err(|error| Error::Unsupported(error.to_string()))?;
+    let json =
+        JsonSchema::try_from(schema).map_err(|error| Error::Unsupported(error.to_string()))?;
     serde_json::to_value(json).map_err(|error| Error::internal("writing a schema", error))
 }
 

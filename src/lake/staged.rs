@@ -175,7 +175,9 @@ impl Lake {
             return Ok(false);
         }
         let (store, _) = self.store(location).await?;
-        match store.inner.delete(&staged.place).await {
+        let removed = store.inner.delete(&staged.place).await;
+        self.forget();
+        match removed {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(Error::internal("taking back a manifest", error)),
         }
@@ -213,6 +215,7 @@ impl Lake {
                 Err(error) => return Err(Error::internal("removing a version", error)),
             }
         }
+        self.forget();
         Ok(())
     }
 
