@@ -21,6 +21,7 @@ mod refs;
 mod rows;
 mod schema;
 mod search;
+mod selection;
 mod snapshot;
 mod spool;
 mod staged;
@@ -53,13 +54,14 @@ pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptio
 pub use location::{Location, Locations};
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
-pub use query::{Query, Selection};
+pub use query::Query;
 pub use refs::{Before, BranchEntry, NewBranch, Tag, check_new_branch};
 pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
 pub use schema::{
     check_wire_schema, data_type_from_wire, logical_schema, schema_from_stored, wire_schema,
 };
 pub use search::Vectors;
+pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
