@@ -1,13 +1,15 @@
 //! Changes that Lance commits itself: rows that change, columns, indexes, metadata.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{Engine, location_of};
-use crate::catalog::{tables, versions};
+use crate::catalog::{batches, tables, versions};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Changed, Landed, Snapshot};
+use crate::lake::{Changed, Fence, Landed, Snapshot};
 use crate::model::{Caller, Origin, Properties, Table, TableVersion};
 
 /// Whether others in this process wait while a change is being made.
@@ -27,6 +29,37 @@ pub struct Made<T> {
     pub version: u64,
     /// The UUID of the transaction of that version; `None` when nothing was put.
     pub transaction_id: Option<String>,
+}
+
+/// Keeps a commit off a version that a batch is about to make: Lance would rebase over it and build
+/// on what may yet be taken back.
+struct Batches {
+    engine: Engine,
+    table: Table,
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batches({})", self.table.id)
+    }
+}
+
+#[async_trait]
+impl Fence for Batches {
+    async fn check(&self, version: u64) -> Result<()> {
+        let mut tx = self.engine.catalog.read().await?;
+        match batches::find_intent(&mut tx, &self.table).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::conflict(Conflict {
+                message: format!(
+                    "a commit to several tables is at '{}': version {version} has to wait",
+                    self.table.id
+                ),
+                retryable: true,
+                ..Conflict::default()
+            })),
+        }
+    }
 }
 
 /// How long a change that others get in the way of is made anew.
@@ -75,7 +108,7 @@ impl Engine {
         };
         let mut pause = PAUSE;
         loop {
-            let snapshot = self.open(table, None).await?;
+            let snapshot = self.open(table, None).await?.behind(self.fence(table));
             let read_version = snapshot.version();
             let changed = work(snapshot).await;
             self.record_landed_versions(table, &changed.landed, caller).await;
@@ -124,6 +157,11 @@ impl Engine {
                 table.id
             )))
         })
+    }
+
+    /// What every commit of ours asks just before its put.
+    pub(super) fn fence(&self, table: &Table) -> Arc<dyn Fence> {
+        Arc::new(Batches { engine: self.clone(), table: table.clone() })
     }
 
     /// Adds to a refusal what the table is at now and which operation won.

@@ -233,8 +233,7 @@ impl Engine {
         let input = Input { staged: vec![staged], ..Input::default() };
         let prepared = self.lake.prepare(folder, None, Change::Overwrite, &input).await?;
         let transaction_id = Uuid::now_v7();
-        let rules =
-            Rules { read_version: 0, transaction_id, strict: true, properties: Properties::new() };
+        let rules = Rules { read_version: 0, transaction_id, strict: true, ..Rules::default() };
         let published = self.lake.publish(folder, None, prepared, &rules).await?;
         let version = TableVersion {
             manifest: published.manifest,

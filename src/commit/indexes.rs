@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::Engine;
 use super::change::Turn;
 use crate::error::{Error, Result};
-use crate::lake::{Changed, Index, Meanwhile, NewIndex, Snapshot, Terms};
-use crate::model::{Caller, Job, JobKind, Page, Properties, Table};
+use crate::lake::{Changed, Index, NewIndex, Snapshot, Terms};
+use crate::model::{Caller, Job, JobKind, Page, Table};
 
 /// How long a request waits for its index: one of a small table is there when it is answered.
 const NEAR: Duration = Duration::from_secs(2);
@@ -117,7 +117,7 @@ impl Engine {
 }
 
 fn rebased() -> Terms {
-    Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new(), until: None }
+    Terms::REBASE
 }
 
 fn not_found(table: &Table, name: &str) -> Error {

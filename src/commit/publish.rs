@@ -188,6 +188,7 @@ impl Engine {
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
+                fence: Some(self.fence(table)),
             };
             self.renew_claim(&taken, transaction_id).await?;
             match self.lake.publish(&location, base.as_ref(), prepared, &rules).await {
@@ -264,7 +265,7 @@ impl Engine {
             let version = self.describe_version(table, request.read_version).await?;
             return self.lake.snapshot(&location, version.manifest.version).await.map(Some);
         }
-        self.lake.snapshot(&location, latest).await.map(Some)
+        self.open(table, None).await.map(Some)
     }
 
     /// A version after the one read that this transaction made, if there is one, and its rows.

@@ -125,5 +125,5 @@ impl Engine {
 }
 
 fn terms(meanwhile: Meanwhile, until: Option<Instant>) -> Terms {
-    Terms { meanwhile, properties: Properties::new(), until }
+    Terms { meanwhile, until }
 }

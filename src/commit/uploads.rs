@@ -43,7 +43,7 @@ impl Engine {
     ) -> Result<StagedUpload> {
         let location = location_of(table);
         let base = match self.latest(table).await? {
-            Some(latest) => Some(self.lake.snapshot(&location, latest.manifest.version).await?),
+            Some(_) => Some(self.open(table, None).await?),
             None => None,
         };
         let mode = match (mode, &base) {

@@ -8,7 +8,7 @@ use crate::catalog::batches;
 use crate::catalog::tables;
 use crate::catalog::versions::{self, Order};
 use crate::error::{Error, Result};
-use crate::lake::{Meanwhile, Snapshot, Terms};
+use crate::lake::{Snapshot, Terms};
 use crate::model::{
     Branch, Caller, ManifestEntry, Origin, Page, PageScope, Properties, Table, TableVersion,
 };
@@ -93,14 +93,29 @@ impl Engine {
     /// # Errors
     /// `TableVersionNotFound`; `InvalidTableState` for a table that was never written to.
     pub async fn open(&self, table: &Table, version: Option<u64>) -> Result<Snapshot> {
-        let version = match version {
-            Some(version) => self.describe_version(table, version).await?.manifest.version,
-            None => match self.latest(table).await? {
-                Some(latest) => latest.manifest.version,
-                None => return Err(no_data(table)),
-            },
-        };
-        self.lake.snapshot(&location_of(table), version).await
+        let location = location_of(table);
+        if let Some(version) = version {
+            let version = self.describe_version(table, version).await?.manifest.version;
+            return self.lake.snapshot(&location, version).await;
+        }
+        let newest = self.newest(table).await?;
+        match self.lake.snapshot(&location, newest).await {
+            Ok(snapshot) => Ok(snapshot),
+            // The newest that has a row need not stand any more: others may have removed it, or
+            // removed a branch and made it anew.
+            Err(Error::Internal { .. }) => {
+                self.reconcile(table).await?;
+                self.lake.snapshot(&location, self.newest(table).await?).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn newest(&self, table: &Table) -> Result<u64> {
+        match self.latest(table).await? {
+            Some(latest) => Ok(latest.manifest.version),
+            None => Err(no_data(table)),
+        }
     }
 
     /// # Errors
@@ -144,8 +159,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<()>> {
         self.describe_version(table, version).await?;
-        let terms =
-            Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new(), until: None };
+        let terms = Terms::REBASE;
         self.change(table, Turn::Take, caller, |snapshot| {
             let terms = terms.clone();
             async move { snapshot.restore(version, &terms).await }

@@ -10,13 +10,12 @@ use lance::datatypes::Schema;
 use lance_core::datatypes::{Field, parse_field_path};
 
 use super::add_columns::check_new_name;
-use super::{Changed, Location, Meanwhile, Snapshot, Terms, failure};
+use super::{Changed, Location, Snapshot, Terms, failure};
 use crate::error::{Error, Result};
 use crate::model::Properties;
 
 /// Lance's own rules say what goes together with the change of a column.
-pub(super) const TERMS: Terms =
-    Terms { meanwhile: Meanwhile::Rebase, properties: Properties::new(), until: None };
+pub(super) const TERMS: Terms = Terms::REBASE;
 
 /// A change to one column; what is absent stays.
 #[derive(Debug, Clone)]

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use super::guard::{Guard, Landed, Ledger};
 use super::{Snapshot, failure};
 use crate::error::{Error, Result};
-use crate::model::Properties;
 
 /// What is done when others commit while a change is being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +21,16 @@ pub enum Meanwhile {
 }
 
 /// What a change must respect.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Terms {
     pub meanwhile: Meanwhile,
-    /// Kept in the manifest's transaction.
-    pub properties: Properties,
     /// When it is given up, unless its first put has begun.
     pub until: Option<Instant>,
+}
+
+impl Terms {
+    /// Lance's own rules, for as long as it takes.
+    pub const REBASE: Self = Self { meanwhile: Meanwhile::Rebase, until: None };
 }
 
 /// How a change went, and the versions that stand because of it, whichever way it went.
@@ -69,7 +71,7 @@ impl Snapshot {
     async fn guarded(&self, terms: &Terms, ledger: Ledger) -> Result<Dataset> {
         let guard = Guard {
             expected: (terms.meanwhile == Meanwhile::Refuse).then(|| self.version() + 1),
-            properties: terms.properties.clone(),
+            fence: self.fence.clone(),
             ledger,
             ..Guard::new(self.lake.commit_handler(&self.location).await?)
         };

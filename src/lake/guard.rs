@@ -16,7 +16,7 @@ use object_store::path::Path;
 
 use super::publish::manifest_entry;
 use crate::error::{Conflict, Error, Result};
-use crate::model::{ManifestEntry, Properties};
+use crate::model::ManifestEntry;
 
 /// A version that a change put.
 #[derive(Debug, Clone)]
@@ -28,6 +28,14 @@ pub struct Landed {
     pub transaction_id: Option<String>,
     /// How many rows live in it.
     pub num_rows: u64,
+}
+
+/// Says whether a version may be put now.
+#[async_trait]
+pub trait Fence: std::fmt::Debug + Send + Sync {
+    /// # Errors
+    /// Why the version must not be put.
+    async fn check(&self, version: u64) -> Result<()>;
 }
 
 /// What passed through a guard.
@@ -81,8 +89,8 @@ pub(super) struct Guard {
     pub(super) expected: Option<u64>,
     /// Files whose rows must not be in the table yet: committing one twice would double them.
     pub(super) new_files: HashSet<String>,
-    /// Put into the transaction on its way.
-    pub(super) properties: Properties,
+    /// Asked just before each put.
+    pub(super) fence: Option<Arc<dyn Fence>>,
     pub(super) ledger: Ledger,
 }
 
@@ -92,7 +100,7 @@ impl Guard {
             inner,
             expected: None,
             new_files: HashSet::new(),
-            properties: Properties::new(),
+            fence: None,
             ledger: Ledger::default(),
         }
     }
@@ -190,12 +198,12 @@ impl CommitHandler for Guard {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
-        if let Err(refusal) = self.check(manifest).and_then(|()| self.ledger.begin_put()) {
-            return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
+        let mut allowed = self.check(manifest);
+        if let (Ok(()), Some(fence)) = (&allowed, &self.fence) {
+            allowed = fence.check(manifest.version).await;
         }
-        let mut transaction = transaction;
-        if let Some(transaction) = &mut transaction {
-            transaction.inner.transaction_properties.extend(self.properties.clone());
+        if let Err(refusal) = allowed.and_then(|()| self.ledger.begin_put()) {
+            return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
         }
         let told = transaction.as_ref().map(|transaction| {
             let parsed = Transaction::try_from(transaction.inner.clone()).ok();

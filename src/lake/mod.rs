@@ -49,7 +49,7 @@ pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
 pub use change::{Changed, Meanwhile, Terms};
 pub use fulltext::TextSearch;
-pub use guard::Landed;
+pub use guard::{Fence, Landed};
 pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptions};
 pub use location::{Location, Locations};
 pub use plan::Detail;

@@ -15,7 +15,7 @@ use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::ManifestLocation;
 use uuid::Uuid;
 
-use super::guard::Guard;
+use super::guard::{Fence, Guard};
 use super::snapshot::fragment_from_json;
 use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
 use crate::error::{Conflict, Error, Result};
@@ -57,7 +57,7 @@ impl Change {
 }
 
 /// What a commit must respect.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// The version that the change was made against; 0 for a table without one.
     pub read_version: u64,
@@ -66,6 +66,8 @@ pub struct Rules {
     pub strict: bool,
     /// Kept in the manifest's transaction.
     pub properties: BTreeMap<String, String>,
+    /// Asked just before the put.
+    pub fence: Option<Arc<dyn Fence>>,
 }
 
 /// A version that stands.
@@ -317,6 +319,7 @@ impl Lake {
         let guard = Guard {
             expected: strict.then_some(rules.read_version + 1),
             new_files: prepared.new_files,
+            fence: rules.fence.clone(),
             ..Guard::new(self.commit_handler(location).await?)
         };
         builder = builder.with_commit_handler(Arc::new(guard));

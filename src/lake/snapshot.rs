@@ -8,6 +8,7 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance_table::format::Fragment;
 
+use super::guard::Fence;
 use super::readers::Readers;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub(super) location: Location,
     pub(super) readers: Readers,
     pub(super) lake: Lake,
+    /// Asked before a change of it is put.
+    pub(super) fence: Option<Arc<dyn Fence>>,
 }
 
 /// What a description tells without reading data.
@@ -39,16 +42,26 @@ impl Lake {
             .load()
             .await
             .map_err(|error| failure::from_lance(error, location))?;
+        // Lance opens the newest when the one that was asked for is not there.
+        if dataset.version_id() != version {
+            return Err(Error::internal("opening a version", format!("{version} is not there")));
+        }
         Ok(Snapshot {
             dataset: Arc::new(dataset),
             location: location.clone(),
             readers: self.readers.clone(),
             lake: self.clone(),
+            fence: None,
         })
     }
 }
 
 impl Snapshot {
+    /// The same, so that `fence` is asked before any change of it is put.
+    pub fn behind(self, fence: Arc<dyn Fence>) -> Self {
+        Self { fence: Some(fence), ..self }
+    }
+
     pub fn version(&self) -> u64 {
         self.dataset.version_id()
     }
