@@ -169,12 +169,21 @@ impl Lake {
     }
 
     /// Takes back a manifest that was put, unless a later version was built on it. Answers whether
-    /// it was taken back.
+    /// it does not stand any more; that of another in its place stays.
     pub async fn take_back(&self, location: &Location, staged: &StagedManifest) -> Result<bool> {
+        let (store, _) = self.store(location).await?;
+        let there = match store.inner.get(&staged.place).await {
+            Ok(found) => found.bytes().await,
+            Err(object_store::Error::NotFound { .. }) => return Ok(true),
+            Err(error) => Err(error),
+        };
+        let there = there.map_err(|error| Error::internal("reading a manifest", error))?;
+        if there != staged.bytes {
+            return Ok(true);
+        }
         if self.find_manifest(location, staged.version + 1).await?.is_some() {
             return Ok(false);
         }
-        let (store, _) = self.store(location).await?;
         match store.inner.delete(&staged.place).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(Error::internal("taking back a manifest", error)),
