@@ -82,7 +82,15 @@ impl Engine {
             let last = changed.landed.last();
             match changed.outcome {
                 Ok(value) => {
-                    let version = last.map_or(read_version, |landed| landed.manifest.version);
+                    let version = match last {
+                        Some(landed) => landed.manifest.version,
+                        // Storage took it and its answer was lost: Lance looked, and we look.
+                        None if changed.put_begun => {
+                            let latest = self.latest(table).await.ok().flatten();
+                            latest.map_or(read_version, |latest| latest.manifest.version)
+                        }
+                        None => read_version,
+                    };
                     let transaction_id = last.and_then(|landed| landed.transaction_id.clone());
                     tracing::info!(table.id = %table.id, %caller, version, "changed {}", table.id);
                     return Ok(Made { value, version, transaction_id });

@@ -35,6 +35,8 @@ pub struct Terms {
 pub struct Changed<T> {
     pub outcome: Result<T>,
     pub landed: Vec<Landed>,
+    /// Whether storage was asked to take a version, whatever it answered.
+    pub put_begun: bool,
 }
 
 impl Snapshot {
@@ -60,7 +62,7 @@ impl Snapshot {
             }
         };
         let outcome = outcome.await;
-        Changed { outcome, landed: ledger.take() }
+        Changed { outcome, landed: ledger.take(), put_begun: ledger.put_begun() }
     }
 
     /// The same version, opened so that every put passes through a guard.
@@ -72,7 +74,7 @@ impl Snapshot {
             ..Guard::new(self.lake.commit_handler(&self.location).await?)
         };
         DatasetBuilder::from_uri(self.location.as_str())
-            .with_session(self.lake.session.clone())
+            .with_session(self.lake.session())
             .with_store_params(self.lake.params.clone())
             .with_version(self.version())
             .with_commit_handler(Arc::new(guard))

@@ -62,6 +62,11 @@ impl Ledger {
         entries.closed
     }
 
+    /// Whether a put was begun, whatever came of it.
+    pub(super) fn put_begun(&self) -> bool {
+        self.entries().put_begun
+    }
+
     /// The versions that were put, in order.
     pub(super) fn take(&self) -> Vec<Landed> {
         std::mem::take(&mut self.entries().landed)

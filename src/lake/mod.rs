@@ -21,6 +21,7 @@ mod refs;
 mod rows;
 mod schema;
 mod search;
+mod selection;
 mod snapshot;
 mod spool;
 mod staged;
@@ -29,7 +30,7 @@ mod verify;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -53,11 +54,14 @@ pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptio
 pub use location::{Location, Locations};
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
-pub use query::{Query, Selection};
+pub use query::Query;
 pub use refs::{Before, BranchEntry, NewBranch, Tag, check_new_branch};
 pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
-pub use schema::{check_wire_schema, data_type_from_wire, schema_from_stored, wire_schema};
+pub use schema::{
+    check_wire_schema, data_type_from_wire, logical_schema, schema_from_stored, wire_schema,
+};
 pub use search::Vectors;
+pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
@@ -96,7 +100,7 @@ pub unsafe fn widen_cpu_pool() {
 /// A handle on the storage; cheap to clone.
 #[derive(Clone)]
 pub struct Lake {
-    session: Arc<Session>,
+    session: Arc<RwLock<Arc<Session>>>,
     params: ObjectStoreParams,
     locations: Arc<Locations>,
     readers: readers::Readers,
@@ -124,6 +128,7 @@ impl Lake {
         }
         let registry = Arc::new(ObjectStoreRegistry::default());
         let session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
+        let session = Arc::new(RwLock::new(session));
         let readers = readers::Readers::start("tiltyard-read")?;
         let builders = readers::Readers::start("tiltyard-build")?;
         let lake = Self { session, params, locations: Arc::new(locations), readers, builders };
@@ -160,6 +165,7 @@ impl Lake {
         for folder in LANCE_FOLDERS {
             remove_folder(&store, base.clone().join(folder), location).await?;
         }
+        self.forget();
         if store.is_local() {
             // Fails when something else stands there, which is then not ours to remove.
             let _ = std::fs::remove_dir(location.as_str());
@@ -180,6 +186,19 @@ impl Lake {
         Ok(())
     }
 
+    /// What is remembered between requests.
+    fn session(&self) -> Arc<Session> {
+        self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what is remembered. Lance remembers transactions by a folder and a number: where a
+    /// version is removed, another may come to have both.
+    fn forget(&self) {
+        let mut session = self.session.write().unwrap_or_else(PoisonError::into_inner);
+        let registry = session.store_registry();
+        *session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
+    }
+
     /// Lance's own way to put a manifest at this location.
     async fn commit_handler(&self, location: &Location) -> Result<Arc<dyn CommitHandler>> {
         commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
@@ -189,7 +208,7 @@ impl Lake {
 
     async fn store(&self, location: &Location) -> Result<(Arc<ObjectStore>, Path)> {
         ObjectStore::from_uri_and_params(
-            self.session.store_registry(),
+            self.session().store_registry(),
             location.as_str(),
             &self.params,
         )

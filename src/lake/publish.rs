@@ -308,7 +308,7 @@ impl Lake {
             None => WriteDestination::Uri(location.as_str()),
         };
         let mut builder = CommitBuilder::new(destination)
-            .with_session(self.session.clone())
+            .with_session(self.session())
             .with_store_params(self.params.clone())
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));

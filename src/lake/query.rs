@@ -1,6 +1,5 @@
 //! Reading rows.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -9,7 +8,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
-use lance_core::datatypes::escape_field_path_for_project;
 use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_io::stream::RecordBatchStream;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fulltext::TextSearch;
 use super::search::Vectors;
+use super::selection::Selection;
 use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
@@ -24,7 +23,9 @@ use crate::error::{Error, Result};
 const READ_AHEAD_BYTES: u64 = 128 << 20;
 /// How many batches may wait for the client besides.
 const BATCHES_AHEAD: usize = 2;
-/// About how large a batch may be: Lance counts rows, which can be of any size.
+/// How many fragments may be read at once, where they are small.
+const MAX_FRAGMENTS_AHEAD: u64 = 16;
+/// About how large a batch may be.
 const BATCH_BYTES: u64 = 16 << 20;
 const MIN_BATCH_ROWS: u64 = 64;
 const MAX_BATCH_ROWS: u64 = 8_192;
@@ -39,17 +40,6 @@ const SORT_BATCH_ROWS: usize = 1_024;
 const MAX_RANKED: u64 = 1_000_000;
 /// Far beyond any table, and far from where adding two of them overflows.
 const MANY_ROWS: u64 = 1 << 60;
-
-/// Which columns a query answers. A column is named by its Lance field path: nested fields have
-/// dots between, and a name with a dot in it stands in backticks.
-#[derive(Debug, Clone, Default)]
-pub enum Selection {
-    #[default]
-    All,
-    Columns(Vec<String>),
-    /// From the name in the answer to the column in the table.
-    Aliases(BTreeMap<String, String>),
-}
 
 /// What to read.
 #[derive(Debug, Clone, Default)]
@@ -73,8 +63,15 @@ pub struct Query {
 
 impl Query {
     /// Whether rows are ranked.
-    fn is_search(&self) -> bool {
+    pub(super) fn is_search(&self) -> bool {
         self.vectors.is_some() || self.text.is_some()
+    }
+
+    /// The column that says how well a row fits. Lance answers it in any case, and complains in the
+    /// log where it is not asked for.
+    pub(super) fn rank(&self) -> Option<&'static str> {
+        let distance = self.vectors.as_ref().map(|_| "_distance");
+        distance.or(self.text.as_ref().map(|_| "_score"))
     }
 }
 
@@ -240,51 +237,7 @@ impl Snapshot {
         if query.fast_search {
             scanner.fast_search();
         }
-        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
-        scanner.io_buffer_size(READ_AHEAD_BYTES);
-        scanner.batch_size_bytes(BATCH_BYTES);
-        let rows = self.batch_rows();
-        scanner.batch_size(query.batch_size.map_or(rows, |most| most.min(rows)));
-        Ok(())
-    }
-
-    fn select(&self, scanner: &mut Scanner, query: &Query) -> Result<()> {
-        let failed = |error| self.query_failed(query, error);
-        match &query.selection {
-            Selection::All => {}
-            Selection::Columns(columns) => {
-                self.check_selected(columns.iter(), query)?;
-                let stored: Vec<&String> =
-                    columns.iter().filter(|name| !is_row_column(name)).collect();
-                if columns.is_empty() && !query.with_row_id && !query.is_search() {
-                    return Err(Error::invalid_input("column_names is empty: name a column"));
-                }
-                scanner.project(&stored).map_err(failed)?;
-            }
-            Selection::Aliases(aliases) => {
-                if aliases.is_empty() {
-                    return Err(Error::invalid_input("column_aliases is empty: name a column"));
-                }
-                if let Some(taken) = aliases.keys().find(|name| is_reserved(name)) {
-                    return Err(Error::invalid_input(format!(
-                        "a column cannot be answered as '{taken}': that name has a meaning of its \
-                         own"
-                    )));
-                }
-                self.check_selected(aliases.values(), query)?;
-                let pairs: Vec<(&str, String)> = aliases
-                    .iter()
-                    .map(|(to, from)| (to.as_str(), escape_field_path_for_project(from)))
-                    .collect();
-                scanner.project_with_transform(&pairs).map_err(failed)?;
-            }
-        }
-        if query.with_row_id || query.selection.names("_rowid") {
-            scanner.with_row_id();
-        }
-        if query.with_row_address || query.selection.names("_rowaddr") {
-            scanner.with_row_address();
-        }
+        self.pace(scanner, query.batch_size);
         Ok(())
     }
 
@@ -300,63 +253,25 @@ impl Snapshot {
         Ok(())
     }
 
-    /// How many rows a batch has, by the average size of a row in storage.
-    fn batch_rows(&self) -> usize {
+    /// How much to read at once, by the average sizes in storage: Lance counts rows and fragments,
+    /// which can be of any size.
+    fn pace(&self, scanner: &mut Scanner, batch_size: Option<usize>) {
         let (mut bytes, mut rows) = (0_u64, 0_u64);
-        for fragment in self.dataset.fragments().iter() {
+        let fragments = self.dataset.fragments();
+        for fragment in fragments.iter() {
             let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
             bytes += sizes.map(u64::from).sum::<u64>();
             rows += fragment.physical_rows.unwrap_or(0) as u64;
         }
-        let rows_per_batch = BATCH_BYTES.saturating_mul(rows).checked_div(bytes);
-        let rows_per_batch = rows_per_batch.unwrap_or(MAX_BATCH_ROWS);
-        rows_per_batch.clamp(MIN_BATCH_ROWS, MAX_BATCH_ROWS) as usize
-    }
-
-    fn check_selected<'a>(
-        &self,
-        columns: impl Iterator<Item = &'a String>,
-        query: &Query,
-    ) -> Result<()> {
-        for column in columns {
-            let of_the_query = match column.as_str() {
-                "_distance" => query.vectors.is_some(),
-                "_score" => query.text.is_some(),
-                name => is_row_column(name),
-            };
-            if !of_the_query {
-                self.check_column(column)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// `TableColumnNotFound` with the names of what is there.
-    pub(super) fn check_column(&self, path: &str) -> Result<()> {
-        if self.dataset.schema().field(path).is_some() {
-            return Ok(());
-        }
-        Err(self.no_column(path))
-    }
-
-    pub(super) fn no_column(&self, path: &str) -> Error {
-        let known: Vec<&str> =
-            self.dataset.schema().fields.iter().map(|f| f.name.as_str()).take(20).collect();
-        let path: String = path.chars().take(200).collect();
-        Error::TableColumnNotFound(format!(
-            "the table has no column '{path}'; it has: {}",
-            known.join(", ")
-        ))
-    }
-}
-
-impl Selection {
-    fn names(&self, column: &str) -> bool {
-        match self {
-            Self::All | Self::Aliases(_) => false,
-            Self::Columns(columns) => columns.iter().any(|name| name == column),
-        }
+        let batch = BATCH_BYTES.saturating_mul(rows).checked_div(bytes).unwrap_or(MAX_BATCH_ROWS);
+        let batch = batch.clamp(MIN_BATCH_ROWS, MAX_BATCH_ROWS) as usize;
+        scanner.batch_size(batch_size.map_or(batch, |most| most.min(batch)));
+        scanner.batch_size_bytes(BATCH_BYTES);
+        let ahead = READ_AHEAD_BYTES.saturating_mul(fragments.len() as u64).checked_div(bytes);
+        let ahead = ahead.unwrap_or(MAX_FRAGMENTS_AHEAD);
+        scanner.fragment_readahead(ahead.clamp(1, MAX_FRAGMENTS_AHEAD) as usize);
+        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
+        scanner.io_buffer_size(READ_AHEAD_BYTES);
     }
 }
 
@@ -382,14 +297,4 @@ async fn end_of(task: AbortOnDropHandle<Result<()>>) -> Result<()> {
 
 fn ended_early() -> Error {
     Error::internal("reading the table", "the reading task ended without a schema")
-}
-
-/// Columns that every table has without storing them.
-pub(super) fn is_row_column(name: &str) -> bool {
-    matches!(name, "_rowid" | "_rowaddr")
-}
-
-/// Names of columns that an answer may have besides those that were asked for.
-fn is_reserved(name: &str) -> bool {
-    is_row_column(name) || matches!(name, "_distance" | "_score" | "query_index")
 }

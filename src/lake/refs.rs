@@ -200,7 +200,9 @@ impl Snapshot {
     pub async fn delete_branch(&self, name: &Branch) -> Result<Before> {
         check_new_branch(name)?;
         let mut dataset = (*self.dataset).clone();
-        let error = match Box::pin(dataset.delete_branch(name.as_str())).await {
+        let deleted = Box::pin(dataset.delete_branch(name.as_str())).await;
+        self.lake.forget();
+        let error = match deleted {
             Err(lance::Error::RefConflict { .. }) => {
                 return Err(Error::InvalidTableState(format!(
                     "branch '{name}' cannot be deleted: a tag or another branch starts from it"

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
+use lance::arrow::json::JsonSchema;
 use lance::datatypes::Schema;
 use lance_core::datatypes::LogicalType;
 use lance_file::datatypes::FieldsWithMeta;
@@ -19,6 +20,17 @@ use crate::error::{Error, Result};
 pub fn wire_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
     let json = lance_namespace::schema::arrow_schema_to_json(schema)
         .map_err(|error| Error::Unsupported(unspaced(&error)))?;
+    serde_json::to_value(json).map_err(|error| Error::internal("writing a schema", error))
+}
+
+/// The schema in Lance's logical types, as the LanceDB SDKs read it: `float` and `string` where the
+/// spec's form has `float32` and `utf8`.
+///
+/// # Errors
+/// `Unsupported` for a type that Lance has no word for.
+pub fn logical_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
+    let json =
+        JsonSchema::try_from(schema).map_err(|error| Error::Unsupported(error.to_string()))?;
     serde_json::to_value(json).map_err(|error| Error::internal("writing a schema", error))
 }
 
@@ -62,7 +74,12 @@ fn name_and_type(field: &serde_json::Value) -> Option<(String, String)> {
 /// # Errors
 /// `InvalidInput` for what is no type, or a length that the type cannot have.
 pub fn data_type_from_wire(value: &serde_json::Value) -> Result<DataType> {
-    let wire: JsonArrowDataType = serde_json::from_value(value.clone()).map_err(|error| {
+    // Some clients give the bare name of a type that needs nothing more.
+    let value = match value {
+        serde_json::Value::String(name) => serde_json::json!({ "type": name }),
+        other => other.clone(),
+    };
+    let wire: JsonArrowDataType = serde_json::from_value(value).map_err(|error| {
         Error::invalid_input(format!("data_type is not a JSON Arrow type: {error}"))
     })?;
     check_lengths(&wire)?;
@@ -164,7 +181,7 @@ mod tests {
         let expected = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
         assert_eq!(read(time).unwrap(), expected);
         for bad in [
-            serde_json::json!("int64"),
+            serde_json::json!(7),
             serde_json::json!({"type": "int65"}),
             serde_json::json!({"type": "list"}),
             serde_json::json!({"type": "timestamp:years"}),
@@ -178,6 +195,21 @@ mod tests {
         ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_schema_has_two_forms() {
+        let schema = ArrowSchema::new(vec![
+            Field::new("name", DataType::Utf8, true),
+            Field::new("score", DataType::Float32, false),
+        ]);
+        let types = |json: serde_json::Value| -> Vec<String> {
+            let fields = json["fields"].as_array().cloned().unwrap_or_default();
+            fields.iter().map(|field| field["type"]["type"].as_str().unwrap().into()).collect()
+        };
+        assert_eq!(types(wire_schema(&schema).unwrap()), ["utf8", "float32"]);
+        assert_eq!(types(logical_schema(&schema).unwrap()), ["string", "float"]);
+        assert_eq!(data_type_from_wire(&serde_json::json!("int64")).unwrap(), DataType::Int64);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Float64Type};
 use lance::dataset::scanner::Scanner;
 use lance_linalg::distance::MetricType;
 
-use super::query::is_row_column;
+use super::selection::is_row_column;
 use super::{Query, Snapshot};
 use crate::error::{Error, Result};
 

@@ -33,7 +33,7 @@ impl Lake {
     /// [`Lake::versions_after`].
     pub async fn snapshot(&self, location: &Location, version: u64) -> Result<Snapshot> {
         let dataset = DatasetBuilder::from_uri(location.as_str())
-            .with_session(self.session.clone())
+            .with_session(self.session())
             .with_store_params(self.params.clone())
             .with_version(version)
             .load()
@@ -84,14 +84,14 @@ impl Snapshot {
 
     /// Lance's name of the operation that made `version`, if its transaction can still be read.
     pub async fn operation_of(&self, version: u64) -> Option<String> {
-        let transaction = self.dataset.read_transaction_by_version(version).await.ok()??;
-        Some(transaction.operation.name().to_owned())
+        let made = self.dataset.read_version_transaction(version).await.ok()?;
+        Some(made.transaction?.operation.name().to_owned())
     }
 
     /// The UUID of the transaction that made this version; `None` when it was not kept.
     pub async fn transaction_id(&self) -> Result<Option<String>> {
-        match self.dataset.read_transaction().await {
-            Ok(transaction) => Ok(transaction.map(|transaction| transaction.uuid)),
+        match self.dataset.read_version_transaction(self.version()).await {
+            Ok(made) => Ok(made.transaction.map(|transaction| transaction.uuid)),
             Err(error) if failure::is_not_found(&error) => Ok(None),
             Err(error) => Err(Error::internal("reading a transaction", error)),
         }

@@ -168,23 +168,25 @@ impl Lake {
         }
     }
 
-    /// Takes back a manifest that was put, unless a later version was built on it. Answers whether
-    /// it does not stand any more; that of another in its place stays.
+    /// Takes back a manifest that was put, unless a later version was built on it. What stands there
+    /// and is another's stays. Answers whether none of it is left.
     pub async fn take_back(&self, location: &Location, staged: &StagedManifest) -> Result<bool> {
         let (store, _) = self.store(location).await?;
         let there = match store.inner.get(&staged.place).await {
-            Ok(found) => found.bytes().await,
+            Ok(there) => there.bytes().await,
             Err(object_store::Error::NotFound { .. }) => return Ok(true),
             Err(error) => Err(error),
         };
-        let there = there.map_err(|error| Error::internal("reading a manifest", error))?;
+        let there = there.map_err(|error| Error::internal("taking back a manifest", error))?;
         if there != staged.bytes {
             return Ok(true);
         }
         if self.find_manifest(location, staged.version + 1).await?.is_some() {
             return Ok(false);
         }
-        match store.inner.delete(&staged.place).await {
+        let removed = store.inner.delete(&staged.place).await;
+        self.forget();
+        match removed {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(Error::internal("taking back a manifest", error)),
         }
@@ -222,6 +224,7 @@ impl Lake {
                 Err(error) => return Err(Error::internal("removing a version", error)),
             }
         }
+        self.forget();
         Ok(())
     }
 

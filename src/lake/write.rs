@@ -95,7 +95,7 @@ impl Lake {
                 (WriteMode::Overwrite, Some(_)) => LanceMode::Overwrite,
             },
             store_params: Some(self.params.clone()),
-            session: Some(self.session.clone()),
+            session: Some(self.session()),
             progress: Arc::new(Noted(log)),
             data_storage_version: options.storage_version()?,
             enable_stable_row_ids: options.enable_stable_row_ids,

@@ -273,8 +273,6 @@ both! {
             (with("vector_column", json!("_rowid")), vec!["no vectors"]),
             (with("filter", json!("vec = 1")), vec![]),
             (with("filter", json!("vec > name")), vec![]),
-            (with("vector", json!({"single_vector": []})), vec!["empty"]),
-            (with("vector", json!({"multi_vector": []})), vec!["empty"]),
             (with("vector", json!({"multi_vector": [[], []]})), vec!["empty"]),
             (with("vector", json!({"single_vector": [1, 2, 3]})), vec!["3 numbers", "have 2"]),
             (with("vector", json!({"multi_vector": [[1, 2], [1]]})), vec!["1 numbers", "have 2"]),

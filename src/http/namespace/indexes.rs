@@ -33,8 +33,8 @@ pub struct CreateTableIndexRequest {
     index_type: String,
     /// `<column>_idx` when absent.
     name: Option<String>,
-    /// Whether the index may take the place of one of that name on the same column; it may when
-    /// absent, as with Lance's own clients.
+    /// Whether the index may take the place of one of that name on the same column; not when
+    /// absent. The spec's document does not have it.
     replace: Option<bool>,
     /// `l2` (default), `cosine`, `dot` or `hamming`.
     #[serde(alias = "metric_type")]
@@ -78,7 +78,7 @@ pub struct CreateTableIndexRequest {
 impl CreateTableIndexRequest {
     fn into_index(self) -> Result<NewIndex> {
         let existing =
-            if self.replace == Some(false) { Existing::Refuse } else { Existing::Replace };
+            if self.replace == Some(true) { Existing::Replace } else { Existing::Refuse };
         Ok(NewIndex {
             column: self.column,
             kind: IndexKind::parse(&self.index_type)?,

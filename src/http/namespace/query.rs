@@ -190,8 +190,10 @@ impl QueryVector {
             (Some(_), Some(_)) => {
                 Err(Error::invalid_input("give single_vector or multi_vector, not both"))
             }
+            // LanceDB's client says so that it searches for none.
+            (Some(vector), None) if vector.is_empty() => Ok(None),
             (Some(vector), None) => Ok(Some(vec![vector])),
-            (None, vectors) => Ok(vectors),
+            (None, vectors) => Ok(vectors.filter(|vectors| !vectors.is_empty())),
         }
     }
 }

@@ -85,13 +85,18 @@ impl Snapshot {
         check_name(&self.dataset, index, &plan).await.map_err(|error| self.failed(error))?
     }
 
-    /// Builds an index and puts the version that has it; answers its name.
+    /// Builds an index and puts the version that has it; answers its name. `uuid` will be the
+    /// index's own.
     ///
     /// # Errors
     /// As [`Self::check_index`], and `InvalidInput` for data that no index can be trained on. Then
     /// nothing is left behind.
-    pub async fn build_index(&self, terms: &Terms, index: &NewIndex) -> Changed<String> {
-        let uuid = Uuid::new_v4();
+    pub async fn build_index(
+        &self,
+        terms: &Terms,
+        index: &NewIndex,
+        uuid: Uuid,
+    ) -> Changed<String> {
         let (snapshot, index) = (self.clone(), index.clone());
         let work = move |dataset| async move { snapshot.build(dataset, &index, uuid).await };
         let changed = self.on_build_threads().change(terms, work).await;
