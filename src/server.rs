@@ -44,7 +44,7 @@ pub async fn run_announced(
     // Jobs, and writes whose clients hung up.
     let work = state.work.clone();
     jobs::start(state.engine.clone(), settings.gc_interval, stop.clone(), &work);
-    let catalog = state.catalog.clone();
+    let (catalog, engine) = (state.catalog.clone(), state.engine.clone());
 
     let draining = stop.clone();
     let serve = axum::serve(
@@ -71,6 +71,10 @@ pub async fn run_announced(
             Ok(())
         }
     };
+    match tokio::time::timeout(Duration::from_secs(2), engine.release_jobs()).await {
+        Ok(Ok(())) => {}
+        outcome => tracing::warn!(?outcome, "jobs that still ran wait for their lease"),
+    }
     // What was cut off may hold connections still.
     let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;
     served.map_err(|error| Error::internal("serving", error))

@@ -71,6 +71,10 @@ impl BatchRow {
     }
 }
 
+/// In place of the version, for a batch that deletes versions: nobody is to adopt any until their
+/// manifests are gone.
+pub const ANY_VERSION: u64 = 0;
+
 /// A version that a batch is about to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Intent {
@@ -171,6 +175,20 @@ pub async fn take_batch(tx: &mut Tx, batch: Uuid, now_us: i64, lease_us: i64) ->
     .map_err(|error| failed(error, "taking over a batch"))
 }
 
+/// Gives a sign of life for a batch that something is left to do for.
+pub async fn extend_batch(tx: &mut Tx, batch: Uuid, lease_us: i64) -> Result<()> {
+    const SQL: &str = "UPDATE batches SET lease_us = $2 WHERE batch_id = $1 AND state IN ($3, $4)";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(batch)
+        .bind(lease_us)
+        .bind(BatchState::Open.as_str())
+        .bind(BatchState::Committed.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "giving a sign of life for a batch"))
+}
+
 /// Moves a batch from one state to another. Answers whether it was in the first.
 pub async fn move_batch(
     tx: &mut Tx,
@@ -189,7 +207,14 @@ pub async fn move_batch(
     .map_err(|error| failed(error, "moving a batch"))
 }
 
-/// Removes the notes of the versions that a batch was about to make.
+/// Removes the notes of the versions that a batch put; those of what it deletes stay.
+pub async fn delete_intents_to_put(tx: &mut Tx, batch: Uuid) -> Result<()> {
+    const SQL: &str = "DELETE FROM batch_versions WHERE batch_id = $1 AND version <> $2";
+    run!(tx, |c| sqlx::query(SQL).bind(batch).bind(to_sql(ANY_VERSION)).execute(c).await.map(drop))
+        .map_err(|error| failed(error, "removing the notes of a batch"))
+}
+
+/// Removes all notes of a batch.
 pub async fn delete_intents(tx: &mut Tx, batch: Uuid) -> Result<()> {
     const SQL: &str = "DELETE FROM batch_versions WHERE batch_id = $1";
     run!(tx, |c| sqlx::query(SQL).bind(batch).execute(c).await.map(drop))

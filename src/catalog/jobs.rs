@@ -145,6 +145,21 @@ pub async fn extend_job(
     .map_err(|error| failed(error, "giving a sign of life for a job"))
 }
 
+/// Gives up all jobs of `holder` that are not over, for anyone to take up at once.
+pub async fn release_jobs(tx: &mut Tx, holder: Uuid) -> Result<()> {
+    const SQL: &str = "UPDATE jobs SET holder = $2, lease_us = 0 \
+        WHERE holder = $1 AND state IN ($3, $4)";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(holder)
+        .bind(Uuid::nil())
+        .bind(JobState::Queued.as_str())
+        .bind(JobState::Running.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "giving up jobs"))
+}
+
 /// How a job ended.
 pub struct Ending<'a> {
     pub state: JobState,

@@ -6,13 +6,17 @@
 //! 3. **Flip.** One transaction makes all of it true: the rows of versions and tables, and the end
 //!    of the intents. If a put was refused, what was put is taken back instead.
 //!
-//! A batch whose maker died is taken up by whoever meets it after its lease: forward if every put
-//! still can be made, else back.
+//! Manifests that the batch deletes go after that; until they are gone its note keeps everyone from
+//! adopting them anew, and from writing to those tables.
+//!
+//! A batch whose maker fell silent is taken up by whoever meets it after its lease: forward if every
+//! put still can be made, else back.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::managed::VersionRange;
@@ -27,8 +31,10 @@ use crate::model::{
     TableVersion,
 };
 
-/// How long a batch is taken to be alive.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long a batch is taken to be alive without a sign of life.
+const LEASE: Duration = Duration::from_secs(8);
+/// How often it gives one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// The most changes of one batch.
 pub const MAX_CHANGES: usize = 1_000;
 /// How many abandoned batches one sweep takes up.
@@ -123,8 +129,9 @@ impl Engine {
             created_at_us: self.now_us(),
         };
         let creations = self.creations(&steps).await?;
-        self.intend(&batch, &creations).await?;
-        let done = self.carry_out(&batch, &steps, &creations, caller).await?;
+        self.intend(&batch, &steps, &creations).await?;
+        let work = self.carry_out(&batch, &steps, &creations, caller);
+        let done = self.while_at_it(batch.key, work).await?;
         tracing::info!(batch.id = %batch.key, %caller, changes = done.len(), "committed a batch");
         Ok((batch.key, done))
     }
@@ -176,23 +183,25 @@ impl Engine {
     async fn creations(&self, steps: &[Step]) -> Result<Vec<Creation>> {
         let mut creations = Vec::new();
         for (index, step) in steps.iter().enumerate() {
-            let Step::CreateVersion { table, branch, version, path, v1_names, metadata } = step
-            else {
-                continue;
-            };
-            let table = self.table_of(*table, branch).await.map_err(|error| at(index, error))?;
-            let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
-            let claim = Claim {
-                version: *version,
-                path: path.clone(),
-                size_bytes: None,
-                naming_scheme: Some(scheme),
-            };
-            let staged = self.lake.read_staged(&location_of(&table), &claim, Some(scheme)).await;
-            let staged = staged.map_err(|error| at(index, error))?;
-            creations.push(Creation { index, table, staged, metadata: metadata.clone() });
+            creations.extend(self.creation(index, step).await.map_err(|error| at(index, error))?);
         }
         Ok(creations)
+    }
+
+    async fn creation(&self, index: usize, step: &Step) -> Result<Option<Creation>> {
+        let Step::CreateVersion { table, branch, version, path, v1_names, metadata } = step else {
+            return Ok(None);
+        };
+        let table = self.table_of(*table, branch).await?;
+        let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
+        let claim = Claim {
+            version: *version,
+            path: path.clone(),
+            size_bytes: None,
+            naming_scheme: Some(scheme),
+        };
+        let staged = self.lake.read_staged(&location_of(&table), &claim, Some(scheme)).await?;
+        Ok(Some(Creation { index, table, staged, metadata: metadata.clone() }))
     }
 
     async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
@@ -202,23 +211,57 @@ impl Engine {
         Ok(Table { branch: Branch::from_stored(branch), ..table })
     }
 
-    async fn intend(&self, batch: &Batch, creations: &[Creation]) -> Result<()> {
+    /// Notes the batch, and every branch of a table whose versions it changes.
+    async fn intend(&self, batch: &Batch, steps: &[Step], creations: &[Creation]) -> Result<()> {
+        let mut lines = Vec::new();
+        for creation in creations {
+            lines.push((creation.index, creation.table.clone(), creation.staged.version()));
+        }
+        for (index, step) in steps.iter().enumerate() {
+            if let Step::DeleteVersions { table, branch, .. } = step {
+                let table = self.table_of(*table, branch).await;
+                lines.push((index, table.map_err(|error| at(index, error))?, batches::ANY_VERSION));
+            }
+        }
+        // The same order for everyone, or two databases' sessions would wait for each other.
+        lines.sort_by(|(_, one, _), (_, other, _)| {
+            (one.key, one.branch.as_str()).cmp(&(other.key, other.branch.as_str()))
+        });
         let mut tx = self.catalog.write().await?;
         batches::insert_batch(&mut tx, batch, self.after_us(LEASE)).await?;
-        for creation in creations {
-            let version = creation.staged.version();
-            if !batches::insert_intent(&mut tx, batch.key, &creation.table, version).await? {
+        for (index, table, version) in lines {
+            if !batches::insert_intent(&mut tx, batch.key, &table, version).await? {
                 let conflict = Conflict {
-                    message: format!(
-                        "another commit to several tables is at '{}'",
-                        creation.table.id
-                    ),
+                    message: format!("another commit to several tables is at '{}'", table.id),
                     retryable: true,
                     ..Conflict::default()
                 };
-                return Err(at(creation.index, Error::conflict(conflict)));
+                return Err(at(index, Error::conflict(conflict)));
             }
         }
+        tx.commit().await
+    }
+
+    /// Does the work on a batch while giving signs of life.
+    async fn while_at_it<T>(&self, batch: Uuid, work: impl Future<Output = T>) -> T {
+        // A task of its own: the work may hold the connection that the sign of life waits for.
+        let engine = self.clone();
+        let signs = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                if let Err(error) = engine.extend_batch(batch).await {
+                    tracing::warn!(batch.id = %batch, %error, "could not extend a batch");
+                }
+            }
+        }));
+        let done = work.await;
+        drop(signs);
+        done
+    }
+
+    async fn extend_batch(&self, batch: Uuid) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        batches::extend_batch(&mut tx, batch, self.after_us(LEASE)).await?;
         tx.commit().await
     }
 
@@ -241,7 +284,7 @@ impl Engine {
                     put.push((creation, version));
                 }
                 Put::Taken => {
-                    self.take_back_batch(batch, &put).await?;
+                    self.take_back_batch(batch, put.iter().map(|(creation, _)| *creation)).await?;
                     let error = self.taken(&creation.table, creation.staged.version()).await;
                     return Err(at(creation.index, error));
                 }
@@ -259,12 +302,22 @@ impl Engine {
                 Ok(done)
             }
             Err(error) => {
-                if error.is_certainly_not_committed() {
-                    self.take_back_batch(batch, &put).await?;
+                // Whoever took the batch over may have ended it before the last of the puts.
+                if error.is_certainly_not_committed() || self.is_aborted(batch.key).await {
+                    self.take_back_batch(batch, put.iter().map(|(creation, _)| *creation)).await?;
                 }
                 Err(error)
             }
         }
+    }
+
+    async fn is_aborted(&self, batch: Uuid) -> bool {
+        let read = async {
+            let mut tx = self.catalog.read().await?;
+            batches::find_batch(&mut tx, batch).await
+        };
+        let batch = read.await.ok().flatten();
+        batch.is_some_and(|batch| batch.state == BatchState::Aborted)
     }
 
     /// The one transaction that makes a batch true.
@@ -288,7 +341,7 @@ impl Engine {
                 "another process took the commit over; look at the tables' versions".into(),
             ));
         }
-        batches::delete_intents(&mut tx, batch.key).await?;
+        batches::delete_intents_to_put(&mut tx, batch.key).await?;
         tx.commit().await?;
         Ok(done)
     }
@@ -324,6 +377,7 @@ impl Engine {
             Step::CreateVersion { .. } => {
                 let (creation, version) =
                     created.ok_or_else(|| Error::internal("committing a batch", "nothing put"))?;
+                tables::find_table_by_key(tx, creation.table.key).await?.ok_or_else(gone)?;
                 versions::insert_version(tx, &creation.table, version).await?;
                 tables::mark_created(tx, creation.table.key, caller, now_us).await?;
                 Ok(TableChanged::Created(version.clone()))
@@ -349,12 +403,12 @@ impl Engine {
     }
 
     /// Takes back what a batch put, and ends it.
-    async fn take_back_batch(
+    async fn take_back_batch<'a>(
         &self,
         batch: &Batch,
-        put: &[(&Creation, TableVersion)],
+        put: impl Iterator<Item = &'a Creation>,
     ) -> Result<()> {
-        for (creation, _) in put {
+        for creation in put {
             let location = location_of(&creation.table);
             if !self.lake.take_back(&location, &creation.staged).await? {
                 tracing::error!(
@@ -392,6 +446,7 @@ impl Engine {
         }
         let mut tx = self.catalog.write().await?;
         batches::move_batch(&mut tx, batch, BatchState::Committed, BatchState::Done).await?;
+        batches::delete_intents(&mut tx, batch).await?;
         tx.commit().await
     }
 
@@ -422,16 +477,29 @@ impl Engine {
         let steps: Vec<Step> = serde_json::from_str(&batch.changes)
             .map_err(|error| Error::internal("reading a batch", error))?;
         match batch.state {
-            BatchState::Committed => self.finish_deletions(key, &steps).await,
+            BatchState::Committed => {
+                self.while_at_it(key, self.finish_deletions(key, &steps)).await
+            }
             BatchState::Done | BatchState::Aborted => Ok(()),
             BatchState::Open => {
                 tracing::info!(batch.id = %key, "bringing a batch that was left to its end");
                 let caller = Caller::from_stored(&batch.created_by);
                 let outcome = match self.creations(&steps).await {
-                    Ok(creations) => self.carry_out(&batch, &steps, &creations, &caller).await,
-                    // What was staged is gone, or the table is: nothing of it can stand.
+                    Ok(creations) => {
+                        let work = self.carry_out(&batch, &steps, &creations, &caller);
+                        self.while_at_it(key, work).await
+                    }
+                    // Something that was staged is gone, or a table is: nothing of it can stand.
                     Err(error) if error.is_certainly_not_committed() => {
-                        self.take_back_batch(&batch, &[]).await?;
+                        let mut left = Vec::new();
+                        for (index, step) in steps.iter().enumerate() {
+                            match self.creation(index, step).await {
+                                Ok(creation) => left.extend(creation),
+                                Err(error) if error.is_certainly_not_committed() => {}
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        self.take_back_batch(&batch, left.iter()).await?;
                         Err(error)
                     }
                     Err(error) => Err(error),

@@ -85,7 +85,7 @@ impl Engine {
         }
         let write_mode = if latest == 0 { WriteMode::Create } else { WriteMode::Overwrite };
         let inserted = self
-            .write_and_commit(&table, write_mode, Change::Overwrite, latest, batches, caller)
+            .write_and_commit(&table, Some(write_mode), Change::Overwrite, batches, caller)
             .await
             .map_err(|error| match error {
                 // Another made the declared table meanwhile.
@@ -139,7 +139,7 @@ impl Engine {
         }
         let table = self.declare_table(id, NewLocation::At(location), properties, caller).await?;
         let written = self
-            .write_and_commit(&table, WriteMode::Create, Change::Overwrite, 0, batches, caller)
+            .write_and_commit(&table, Some(WriteMode::Create), Change::Overwrite, batches, caller)
             .await;
         match written {
             Ok(inserted) => Ok(Created {
@@ -274,14 +274,13 @@ impl Engine {
         batches: Batches,
         caller: &Caller,
     ) -> Result<Inserted> {
-        let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
-        let (write_mode, change) = match (latest, mode) {
-            (0, InsertMode::Append) => (WriteMode::Create, Change::Append),
-            (0, InsertMode::Overwrite) => (WriteMode::Create, Change::Overwrite),
-            (_, InsertMode::Append) => (WriteMode::Append, Change::Append),
-            (_, InsertMode::Overwrite) => (WriteMode::Overwrite, Change::Overwrite),
+        // Whether a declared table has its first version by the time the rows are written, that
+        // writing sees.
+        let (mode, change) = match mode {
+            InsertMode::Append => (None, Change::Append),
+            InsertMode::Overwrite => (Some(WriteMode::Overwrite), Change::Overwrite),
         };
-        match self.write_and_commit(table, write_mode, change, latest, batches, caller).await {
+        match self.write_and_commit(table, mode, change, batches, caller).await {
             Ok(inserted) => Ok(inserted),
             Err(error) => Err(self.unless_gone(table, error).await),
         }
@@ -297,24 +296,24 @@ impl Engine {
         batches: Batches,
         caller: &Caller,
     ) -> Result<Inserted> {
-        self.write_and_commit(table, WriteMode::Create, Change::Overwrite, 0, batches, caller).await
+        let mode = Some(WriteMode::Create);
+        self.write_and_commit(table, mode, Change::Overwrite, batches, caller).await
     }
 
     async fn write_and_commit(
         &self,
         table: &Table,
-        mode: WriteMode,
+        mode: Option<WriteMode>,
         change: Change,
-        read_version: u64,
         batches: Batches,
         caller: &Caller,
     ) -> Result<Inserted> {
         let options = WriteOptions::default();
-        let staged = self.upload_fragments(table, Some(mode), batches, &options, caller).await?;
+        let staged = self.upload_fragments(table, mode, batches, &options, caller).await?;
         let upload = staged.upload;
         let request = CommitRequest {
             change,
-            read_version,
+            read_version: upload.read_version,
             fragments: Vec::new(),
             uploads: vec![upload.key],
             schema: None,

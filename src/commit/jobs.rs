@@ -101,6 +101,14 @@ impl Engine {
         Ok(taken)
     }
 
+    /// Gives up the jobs that still run when the server stops: whoever serves next takes them up
+    /// without waiting for their lease.
+    pub async fn release_jobs(&self) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        jobs::release_jobs(&mut tx, self.process).await?;
+        tx.commit().await
+    }
+
     fn spawn_job(&self, job: Job) -> Begun {
         let key = job.key;
         let engine = self.clone();

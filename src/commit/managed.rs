@@ -13,7 +13,7 @@ use crate::lake::{Claim, Landed, Put, StagedManifest};
 use crate::model::{Caller, ManifestEntry, Origin, Properties, Table, TableVersion};
 
 /// How long a change waits for a batch that is at the same table.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it looks.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -256,8 +256,8 @@ impl Engine {
             } else if Instant::now() >= deadline {
                 return Err(Error::conflict(Conflict {
                     message: format!(
-                        "a commit to several tables is about to make version {} of table '{}'",
-                        intent.version, table.id
+                        "a commit to several tables is at table '{}' all the time",
+                        table.id
                     ),
                     retryable: true,
                     ..Conflict::default()

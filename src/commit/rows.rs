@@ -72,6 +72,7 @@ impl Engine {
         let patience = timeout.unwrap_or(PATIENCE);
         let until = timeout.map(|timeout| Instant::now() + timeout);
         if self.latest(table).await?.is_none() {
+            merge.check_source(&source.schema)?;
             match self.make_of(table, &source, caller).await {
                 // Another made it meanwhile.
                 Err(Error::ConcurrentModification(_) | Error::TableAlreadyExists(_)) => {}

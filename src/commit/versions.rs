@@ -45,20 +45,32 @@ impl Engine {
 
     /// Those of versions without rows that may be adopted: not one that a batch is about to make,
     /// which is nobody's to see until all of the batch stands, nor what was built on it. The batch
-    /// noted it before it was put, so looking after storage was seen misses none.
+    /// noted it before it was put, so looking after storage was seen misses none; one that was seen
+    /// and then taken back does not stand any more.
     async fn visible(
         &self,
         table: &Table,
         mut found: Vec<ManifestEntry>,
     ) -> Result<Vec<ManifestEntry>> {
+        self.hide_intended(table, &mut found).await?;
+        let Some(newest) = found.last() else { return Ok(found) };
+        if self.lake.find_manifest(&location_of(table), newest.version).await?.is_none() {
+            found.pop();
+        }
+        // It may have been taken back before, and put once more by the next batch.
+        self.hide_intended(table, &mut found).await?;
+        Ok(found)
+    }
+
+    async fn hide_intended(&self, table: &Table, found: &mut Vec<ManifestEntry>) -> Result<()> {
         if found.is_empty() {
-            return Ok(found);
+            return Ok(());
         }
         let mut tx = self.catalog.read().await?;
         if let Some(intent) = batches::find_intent(&mut tx, table).await? {
             found.retain(|manifest| manifest.version < intent.version);
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Gives rows to versions that were committed past this server. Answers the last of them.

@@ -164,7 +164,7 @@ fn plan(dataset: &Dataset, column: &NewColumn, location: &Location) -> Result<Pl
 }
 
 /// The column of the table that holds what the path leads to.
-fn top_level(dataset: &Dataset, path: &str) -> Result<String> {
+pub(super) fn top_level(dataset: &Dataset, path: &str) -> Result<String> {
     let fields = dataset.schema().resolve(path);
     let column = fields.as_ref().and_then(|fields| fields.first()).map(|field| field.name.clone());
     column.ok_or_else(|| Error::TableColumnNotFound(format!("the table has no column '{path}'")))

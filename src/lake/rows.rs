@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use lance::Dataset;
 use lance::dataset::write::delete::DeleteBuilder;
 use lance::dataset::{
     MergeInsertBuilder, UpdateBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource,
 };
+use lance::io::exec::Planner;
 
+use super::add_columns::top_level;
 use super::spool::Spooled;
 use super::{Changed, Location, Snapshot, Terms, expression, failure};
 use crate::error::{Error, Result};
@@ -69,6 +72,21 @@ pub struct Merged {
     pub deleted: u64,
 }
 
+impl Merge {
+    /// Whether rows of this schema have the columns that they are to be matched by.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn check_source(&self, schema: &Schema) -> Result<()> {
+        match self.on.iter().find(|key| schema.field_with_name(key).is_err()) {
+            None => Ok(()),
+            Some(key) => Err(Error::invalid_input(format!(
+                "the rows have no column '{key}', which is to match them"
+            ))),
+        }
+    }
+}
+
 impl Snapshot {
     /// Deletes the rows that fit. Answers how many there were.
     ///
@@ -114,7 +132,8 @@ impl Snapshot {
         let (merge, source) = (merge.clone(), source.clone());
         let location = self.location.clone();
         self.change(terms, move |dataset| async move {
-            check_keys(&merge, &source, &dataset)?;
+            check_keys(&merge, &dataset)?;
+            merge.check_source(&source.schema)?;
             let job = merge_builder(dataset, &merge, &location)?
                 .try_build()
                 .map_err(|error| failed(error, &location))?;
@@ -164,6 +183,7 @@ fn update_job(
         }
         expression::check(value)?;
     }
+    check_independent(update, &dataset, location)?;
     let mut builder = UpdateBuilder::new(Arc::new(dataset)).conflict_retries(0);
     if let Some(predicate) = &update.predicate {
         expression::check(predicate)?;
@@ -175,7 +195,26 @@ fn update_job(
     builder.build().map_err(|error| failed(error, location))
 }
 
-fn check_keys(merge: &Merge, source: &Spooled, dataset: &Dataset) -> Result<()> {
+/// Lance sets one column after the other, in no order, each from the row as the ones before left it.
+/// That is the row as it was only if no new value is made of another column that changes.
+fn check_independent(update: &RowUpdate, dataset: &Dataset, location: &Location) -> Result<()> {
+    let planner = Planner::new(Arc::new(Schema::from(dataset.schema())));
+    for (column, value) in &update.values {
+        let parsed = planner.parse_expr(value).map_err(|error| failed(error, location))?;
+        for path in Planner::column_names_in_expr(&parsed) {
+            let input = top_level(dataset, &path)?;
+            if input != *column && update.values.iter().any(|(changed, _)| *changed == input) {
+                return Err(Error::Unsupported(format!(
+                    "the new value of '{column}' is made of '{input}', which changes too: send two \
+                     updates, one for each column"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_keys(merge: &Merge, dataset: &Dataset) -> Result<()> {
     for key in &merge.on {
         match dataset.schema().field(key) {
             None => return Err(no_column(key, dataset)),
@@ -185,11 +224,6 @@ fn check_keys(merge: &Merge, source: &Spooled, dataset: &Dataset) -> Result<()> 
                 )));
             }
             Some(_) => {}
-        }
-        if source.schema.field_with_name(key).is_err() {
-            return Err(Error::invalid_input(format!(
-                "the rows have no column '{key}', which is to match them"
-            )));
         }
     }
     Ok(())

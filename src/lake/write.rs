@@ -19,7 +19,7 @@ use lance_table::format::Fragment;
 
 use super::snapshot::fragment_to_json;
 use super::{Batches, Lake, Location, Snapshot, failure, schema};
-use crate::error::{Error, Result};
+use crate::error::{Conflict, Error, Result};
 use crate::model::Staged;
 
 /// What the rows are for, which decides the schema that they must have.
@@ -116,7 +116,15 @@ impl Lake {
             .with_params(&params)
             .execute_uncommitted_stream(stream)
             .await;
-        let transaction = written.map_err(|error| failure.or(error, location))?;
+        let transaction = written.map_err(|error| match error {
+            // Before a row was read: whoever made it was faster.
+            lance::Error::DatasetAlreadyExists { .. } => Error::conflict(Conflict {
+                message: "the table got its first version meanwhile".into(),
+                retryable: true,
+                ..Conflict::default()
+            }),
+            error => failure.or(error, location),
+        })?;
         let (fragments, schema) = match transaction.operation {
             Operation::Append { fragments } => {
                 let base = base.map(|base| base.dataset.schema().clone());

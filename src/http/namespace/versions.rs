@@ -31,8 +31,9 @@ pub struct TableVersion {
     #[serde(skip_serializing_if = "Option::is_none")]
     e_tag: Option<String>,
     timestamp_millis: i64,
-    /// `origin` is `catalog` for a version committed here and `foreign` for an adopted one;
-    /// `operation`, `transaction_id` and `committed_by` are there for the former.
+    /// What clients keep with the version, and what the server knows: `origin` is `catalog` for a
+    /// version committed here and `foreign` for an adopted one; `operation`, `transaction_id` and
+    /// `committed_by` are there for the former.
     metadata: Properties,
 }
 
@@ -44,16 +45,19 @@ impl From<model::TableVersion> for TableVersion {
             ("transaction_id", version.transaction_id),
             ("committed_by", version.committed_by),
         ];
+        let mut metadata = version.properties;
+        // A name that the server gives is never the client's.
+        for (key, value) in known {
+            metadata.remove(key);
+            metadata.extend(value.map(|value| (key.to_owned(), value)));
+        }
         Self {
             version: version.manifest.version,
             manifest_path: version.manifest.path,
             manifest_size: version.manifest.size_bytes,
             e_tag: version.manifest.e_tag,
             timestamp_millis: version.committed_at_us / 1_000,
-            metadata: known
-                .into_iter()
-                .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-                .collect(),
+            metadata,
         }
     }
 }

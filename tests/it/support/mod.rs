@@ -11,7 +11,9 @@ pub mod foreign;
 pub mod process;
 pub mod raw;
 mod reply;
+pub mod rows;
 mod server;
+pub mod staging;
 mod steps;
 pub mod upstream;
 

@@ -1,6 +1,7 @@
 //! One running server: its own folder, database, port and threads.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub enum Backend {
     Postgres,
 }
 
-type Configure = Box<dyn Fn(&mut Settings) + Send + Sync>;
+type Configure = Arc<dyn Fn(&mut Settings) + Send + Sync>;
 
 /// The real `server::run` on threads of its own, taken down when dropped.
 pub struct TestServer {
@@ -31,8 +32,19 @@ pub struct TestServer {
     client: Client,
     running: Running,
     configure: Configure,
+    home: Arc<Home>,
+}
+
+/// What servers that serve one catalog share; the last of them takes it away.
+struct Home {
     database: Database,
-    home: TempDir,
+    folder: TempDir,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.database.remove_blocking();
+    }
 }
 
 impl TestServer {
@@ -49,25 +61,32 @@ impl TestServer {
     ) -> Option<Self> {
         let home = TempDir::with_prefix("tiltyard-it-").expect("a temporary folder");
         let database = Database::create(backend, home.path()).await?;
-        let configure: Configure = Box::new(configure);
-        let running = Running::start(settings(&home, &database, configure.as_ref()));
+        let home = Arc::new(Home { database, folder: home });
+        Some(Self::start(home, Arc::new(configure)).await)
+    }
+
+    /// Another server of the same database and lake.
+    pub async fn beside(&self) -> Self {
+        Self::start(self.home.clone(), self.configure.clone()).await
+    }
+
+    async fn start(home: Arc<Home>, configure: Configure) -> Self {
+        let running = Running::start(settings(&home, configure.as_ref()));
         let client = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(180))
             .build()
             .expect("an HTTP client");
-        let mut server =
-            Self { base: running.base.clone(), client, running, configure, database, home };
+        let mut server = Self { base: running.base.clone(), client, running, configure, home };
         server.wait_until_up().await;
-        Some(server)
+        server
     }
 
     /// Stops the server and starts it again on the same database and lake.
     pub async fn restart(&mut self) {
         assert!(self.running.stop(), "the server did not stop");
-        self.running =
-            Running::start(settings(&self.home, &self.database, self.configure.as_ref()));
+        self.running = Running::start(settings(&self.home, self.configure.as_ref()));
         self.base = self.running.base.clone();
         self.wait_until_up().await;
     }
@@ -97,17 +116,17 @@ impl TestServer {
     }
 
     pub fn database(&self) -> &Database {
-        &self.database
+        &self.home.database
     }
 
     /// The folder that holds the lake; whatever else is in it is outside the storage root.
     pub fn home(&self) -> &Path {
-        self.home.path()
+        self.home.folder.path()
     }
 
     /// The storage root.
     pub fn lake(&self) -> PathBuf {
-        self.home.path().join("lake")
+        self.home.folder.path().join("lake")
     }
 
     /// Every file under the storage root.
@@ -159,7 +178,7 @@ impl TestServer {
             raw: raw.to_vec(),
             path,
             said,
-            home: self.home.path().display().to_string(),
+            home: self.home.folder.path().display().to_string(),
         }
     }
 
@@ -193,7 +212,6 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         let stopped = self.running.stop();
-        self.database.remove_blocking();
         assert!(
             stopped || std::thread::panicking(),
             "the server did not stop within {STOP_LIMIT:?}"
@@ -201,16 +219,12 @@ impl Drop for TestServer {
     }
 }
 
-fn settings(
-    home: &TempDir,
-    database: &Database,
-    configure: &(dyn Fn(&mut Settings) + Send + Sync),
-) -> Settings {
-    let lake = home.path().join("lake");
+fn settings(home: &Home, configure: &(dyn Fn(&mut Settings) + Send + Sync)) -> Settings {
+    let lake = home.folder.path().join("lake");
     std::fs::create_dir_all(&lake).expect("the lake's folder");
     let mut settings = Settings {
         listen: "127.0.0.1:0".to_string(),
-        database: database.url().to_string(),
+        database: home.database.url().to_string(),
         storage_root: lake.display().to_string(),
         grace: GRACE,
         ..Settings::default()
