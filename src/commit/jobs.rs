@@ -159,7 +159,8 @@ impl Engine {
         let caller = Caller::from_stored(&job.created_by);
         match job.kind {
             JobKind::CreateIndex => self.run_create_index(&table, job, &caller).await,
-            JobKind::BackfillColumn | JobKind::RefreshView => {
+            JobKind::BackfillColumn => self.run_backfill(&table, job, &caller).await,
+            JobKind::RefreshView => {
                 let _ = (table, caller);
                 Err(Error::Unsupported("no job is served yet".into()))
             }

@@ -13,6 +13,7 @@
 //! No connection is held while storage is at work.
 
 mod alter;
+mod backfill;
 mod batch;
 mod change;
 mod create;

@@ -26,8 +26,8 @@ use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
 use namespace::{
-    batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables, tags,
-    transactions, versions,
+    backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
+    tags, transactions, versions,
 };
 
 /// What every handler may use; cheap to clone.
@@ -79,6 +79,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(columns::update_field_metadata))
         .routes(routes!(columns::alter_table_drop_columns))
         .routes(routes!(columns::alter_table_add_columns))
+        .routes(routes!(backfills::alter_table_backfill_columns))
         .routes(routes!(stats::get_table_stats))
         .routes(routes!(tags::list_table_tags))
         .routes(routes!(tags::get_table_tag_version))

@@ -8,8 +8,7 @@ use super::error::ApiError;
 use crate::error::Error;
 
 /// Operation and path; all are `POST`.
-pub(super) const OPERATIONS: [(&str, &str); 3] = [
-    ("AlterTableBackfillColumns", "/v1/table/{id}/backfill_column"),
+pub(super) const OPERATIONS: [(&str, &str); 2] = [
     ("RefreshMaterializedView", "/v1/materialized_view/{id}/refresh"),
     ("CreateMaterializedView", "/v1/materialized_view/{id}/create"),
 ];

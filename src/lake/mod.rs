@@ -4,6 +4,7 @@
 
 mod add_columns;
 mod alter;
+mod backfill;
 mod change;
 mod columns;
 mod expression;
@@ -46,6 +47,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
+pub use backfill::Backfill;
 pub use change::{Changed, Meanwhile, Terms};
 pub use fulltext::TextSearch;
 pub use guard::Landed;

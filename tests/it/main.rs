@@ -13,6 +13,7 @@ mod support;
 mod adoption;
 mod alter;
 mod arrow_bodies;
+mod backfill;
 mod branches;
 mod clients;
 mod columns;

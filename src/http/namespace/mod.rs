@@ -1,5 +1,6 @@
 //! The namespace dialect: the Lance Namespace REST specification, one file per noun.
 
+pub mod backfills;
 pub mod batches;
 pub mod branches;
 pub mod changes;
