@@ -160,10 +160,7 @@ impl Engine {
         match job.kind {
             JobKind::CreateIndex => self.run_create_index(&table, job, &caller).await,
             JobKind::BackfillColumn => self.run_backfill(&table, job, &caller).await,
-            JobKind::RefreshView => {
-                let _ = (table, caller);
-                Err(Error::Unsupported("no job is served yet".into()))
-            }
+            JobKind::RefreshView => self.run_refresh(&table, job, &caller).await,
         }
     }
 

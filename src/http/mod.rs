@@ -9,7 +9,6 @@ mod health;
 mod middleware;
 pub mod namespace;
 pub mod openapi;
-mod unsupported;
 
 use std::sync::LazyLock;
 
@@ -27,7 +26,7 @@ use crate::lake::Lake;
 use distributed::{commits, fragments, uploads};
 use namespace::{
     backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
-    tags, transactions, versions,
+    tags, transactions, versions, views,
 };
 
 /// What every handler may use; cheap to clone.
@@ -100,6 +99,8 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(rows::analyze_table_query_plan))
         .routes(routes!(transactions::describe_transaction))
         .routes(routes!(transactions::alter_transaction))
+        .routes(routes!(views::refresh_materialized_view))
+        .routes(routes!(views::create_materialized_view))
         .routes(routes!(indexes::create_table_index))
         .routes(routes!(indexes::create_table_scalar_index))
         .routes(routes!(indexes::list_table_indices))
@@ -130,7 +131,6 @@ pub fn document() -> &'static OpenApi {
 pub fn router(state: AppState) -> Router {
     let served = operations()
         .0
-        .merge(unsupported::routes())
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(error::no_such_route)

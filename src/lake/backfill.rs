@@ -82,7 +82,7 @@ impl Snapshot {
                  path of a field"
             )));
         }
-        let is_null = format!("`{}` IS NULL", field.name.replace('`', "``"));
+        let is_null = format!("{} IS NULL", quoted(&field.name));
         let predicate = match filter {
             None => is_null,
             Some(filter) => {
@@ -97,6 +97,11 @@ impl Snapshot {
     }
 }
 
+/// A column by its name, as an expression.
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
 /// The values that the update would give. Its expressions were checked.
 fn values(dataset: &Arc<Dataset>, update: &RowUpdate, location: &Location) -> Result<Scanner> {
     let failed = |error| failure::from_expression(error, location);
@@ -104,7 +109,13 @@ fn values(dataset: &Arc<Dataset>, update: &RowUpdate, location: &Location) -> Re
     if let Some(predicate) = &update.predicate {
         scanner.filter(predicate).map_err(failed)?;
     }
-    scanner.project_with_transform(&update.values).map_err(failed)?;
+    // With what it is now, because Lance scans no constants alone.
+    let columns: Vec<(&str, String)> = update
+        .values
+        .iter()
+        .flat_map(|(name, value)| [("now", quoted(name)), ("then", value.clone())])
+        .collect();
+    scanner.project_with_transform(&columns).map_err(failed)?;
     scanner.io_buffer_size(READ_AHEAD_BYTES);
     Ok(scanner)
 }
@@ -116,7 +127,8 @@ async fn finds_a_value(dataset: &Dataset, update: &RowUpdate, location: &Locatio
     let mut stream = scanner.try_into_stream().await.map_err(failed)?;
     while let Some(batch) = stream.next().await {
         let batch = batch.map_err(failed)?;
-        if batch.columns().iter().any(|values| values.logical_null_count() < values.len()) {
+        let values = batch.column_by_name("then");
+        if values.is_some_and(|values| values.logical_null_count() < values.len()) {
             return Ok(true);
         }
     }

@@ -27,6 +27,7 @@ mod spool;
 mod staged;
 mod stats;
 mod verify;
+mod view;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,7 @@ pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
+pub use view::ViewQuery;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
 /// How much memory indices and metadata may hold between requests.

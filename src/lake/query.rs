@@ -12,6 +12,7 @@ use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance_core::datatypes::escape_field_path_for_project;
 use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_io::stream::RecordBatchStream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -42,7 +43,7 @@ const MANY_ROWS: u64 = 1 << 60;
 
 /// Which columns a query answers. A column is named by its Lance field path: nested fields have
 /// dots between, and a name with a dot in it stands in backticks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub enum Selection {
     #[default]
     All,

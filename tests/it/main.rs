@@ -46,3 +46,4 @@ mod tables;
 mod tags;
 mod tidy;
 mod versions;
+mod views;
