@@ -14,6 +14,7 @@ pub mod tables;
 pub mod transactions;
 pub mod uploads;
 pub mod versions;
+pub mod views;
 
 use std::ops::{Deref, DerefMut};
 

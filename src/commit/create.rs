@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{CommitRequest, Engine, NewLocation, OnConflict};
-use crate::catalog::{namespaces, removals, tables, versions};
+use crate::catalog::{namespaces, removals, tables, versions, views};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
 use crate::model::{
-    Branch, Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion,
+    Branch, Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion, View,
 };
 
 /// What making a table does when the name is taken by a table with data.
@@ -67,7 +67,7 @@ impl Engine {
         let table = match (existing, location) {
             (Some(table), _) => table,
             (None, NewLocation::Own) => {
-                return self.create_new(id, mode, properties, batches, caller).await;
+                return self.create_new(id, mode, properties, batches, None, caller).await;
             }
             (None, NewLocation::At(location)) => {
                 return self.create_at(id, location, properties, batches, caller).await;
@@ -169,13 +169,14 @@ impl Engine {
     }
 
     /// The table is written whole in a folder that nobody knows of, and gets its name at the end:
-    /// of two who make the same name at once, the database lets one in.
-    async fn create_new(
+    /// of two who make the same name at once, the database lets one in. With a `view` it is one.
+    pub(super) async fn create_new(
         &self,
         id: &TableId,
         mode: CreateMode,
         properties: Properties,
         batches: Batches,
+        view: Option<&View>,
         caller: &Caller,
     ) -> Result<Created> {
         let key = Uuid::now_v7();
@@ -195,7 +196,7 @@ impl Engine {
             origin: Origin::Catalog,
             properties,
         };
-        match self.write_first(&table, &folder, batches, caller).await {
+        match self.write_first(&table, &folder, batches, view, caller).await {
             Ok(created) => Ok(created),
             Err(error) => {
                 if error.is_certainly_not_committed() {
@@ -223,6 +224,7 @@ impl Engine {
         table: &Table,
         folder: &Location,
         batches: Batches,
+        view: Option<&View>,
         caller: &Caller,
     ) -> Result<Created> {
         let options = WriteOptions::default();
@@ -248,6 +250,9 @@ impl Engine {
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
         versions::insert_version(&mut tx, table, &version).await?;
+        if let Some(view) = view {
+            views::insert_view(&mut tx, table.key, view).await?;
+        }
         if !removals::cancel_removal(&mut tx, folder.as_str()).await? {
             return Err(Error::InvalidTableState(
                 "making the table took longer than an upload may live".into(),

@@ -167,10 +167,8 @@ impl Engine {
         let caller = Caller::from_stored(&job.created_by);
         match job.kind {
             JobKind::CreateIndex => self.run_create_index(&table, job, &caller).await,
-            JobKind::BackfillColumn | JobKind::RefreshView => {
-                let _ = (table, caller);
-                Err(Error::Unsupported("no job is served yet".into()))
-            }
+            JobKind::BackfillColumn => self.run_backfill(&table, job, &caller).await,
+            JobKind::RefreshView => self.run_refresh(&table, job, &caller).await,
         }
     }
 

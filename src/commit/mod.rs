@@ -13,6 +13,7 @@
 //! No connection is held while storage is at work.
 
 mod alter;
+mod backfill;
 mod batch;
 mod change;
 mod create;
@@ -29,6 +30,7 @@ mod tables;
 mod transactions;
 mod uploads;
 mod versions;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +57,7 @@ pub use sweep::Swept;
 pub use tables::{NewLocation, RegisterMode};
 pub use transactions::{Alteration, IfAbsent, IfThere, Transaction};
 pub use uploads::StagedUpload;
+pub use views::{CreatedView, FirstRows, NewView, Refresh};
 
 /// The commit engine; cheap to clone.
 #[derive(Clone)]

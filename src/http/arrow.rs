@@ -119,6 +119,21 @@ impl ArrowBody {
     }
 }
 
+/// The schema that an Arrow IPC message holds, or that a stream starts with.
+///
+/// # Errors
+/// `InvalidInput` and `TableSchemaValidation`, with the name of `what` was given.
+pub async fn decode_schema(what: &str, bytes: Bytes) -> Result<SchemaRef> {
+    let chunks = Chunks::new(Body::from(bytes), None);
+    Decoder::new(chunks, 0).read_schema().await.map_err(|error| match error {
+        Error::InvalidInput(text) => Error::InvalidInput(format!("{what}: {text}")),
+        Error::TableSchemaValidation(text) => {
+            Error::TableSchemaValidation(format!("{what}: {text}"))
+        }
+        other => other,
+    })
+}
+
 /// The chunks of a body. One that is dropped before its end is read on in the background, because
 /// a connection that is closed on a client in the middle of its upload takes our answer with it.
 struct Chunks {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::{AppState, document, unsupported};
+use super::{AppState, document};
 
 /// The version of the Lance Namespace specification that is served.
 const SPEC_VERSION: &str = "0.13.0";
@@ -69,7 +69,7 @@ pub struct CapabilitiesResponse {
     dialects: Vec<String>,
     /// The `operationId` of every operation that is served.
     operations: Vec<String>,
-    /// The operations of the specification that answer code 0.
+    /// The operations of the specification that answer code 0 whatever is asked: none.
     unsupported_operations: Vec<String>,
     limits: CapabilityLimits,
 }
@@ -97,10 +97,7 @@ pub async fn get_capabilities(State(state): State<AppState>) -> Reply<Capabiliti
         spec_version: SPEC_VERSION.into(),
         dialects: vec!["namespace".into()],
         operations: operations.filter_map(|operation| operation.operation_id.clone()).collect(),
-        unsupported_operations: unsupported::OPERATIONS
-            .iter()
-            .map(|(operation, _)| (*operation).to_owned())
-            .collect(),
+        unsupported_operations: Vec::new(),
         limits: CapabilityLimits {
             max_body_bytes: state.limits.max_body_bytes,
             max_batch_bytes: state.limits.max_batch_bytes,

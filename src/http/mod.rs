@@ -9,7 +9,6 @@ mod health;
 mod middleware;
 pub mod namespace;
 pub mod openapi;
-mod unsupported;
 
 use std::sync::LazyLock;
 
@@ -26,8 +25,8 @@ use crate::lake::Lake;
 
 use distributed::{commits, fragments, uploads};
 use namespace::{
-    batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables, tags,
-    transactions, versions,
+    backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
+    tags, transactions, versions, views,
 };
 
 /// What every handler may use; cheap to clone.
@@ -79,6 +78,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(columns::update_field_metadata))
         .routes(routes!(columns::alter_table_drop_columns))
         .routes(routes!(columns::alter_table_add_columns))
+        .routes(routes!(backfills::alter_table_backfill_columns))
         .routes(routes!(stats::get_table_stats))
         .routes(routes!(tags::list_table_tags))
         .routes(routes!(tags::get_table_tag_version))
@@ -99,6 +99,8 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(rows::analyze_table_query_plan))
         .routes(routes!(transactions::describe_transaction))
         .routes(routes!(transactions::alter_transaction))
+        .routes(routes!(views::refresh_materialized_view))
+        .routes(routes!(views::create_materialized_view))
         .routes(routes!(indexes::create_table_index))
         .routes(routes!(indexes::create_table_scalar_index))
         .routes(routes!(indexes::list_table_indices))
@@ -129,7 +131,6 @@ pub fn document() -> &'static OpenApi {
 pub fn router(state: AppState) -> Router {
     let served = operations()
         .0
-        .merge(unsupported::routes())
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(error::no_such_route)

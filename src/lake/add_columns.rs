@@ -17,7 +17,7 @@ use super::{Changed, Location, Snapshot, expression, failure};
 use crate::error::{Error, Result};
 
 /// The key of a field's metadata under which the expression of a computed column is kept.
-const COMPUTED_KEY: &str = "tiltyard:computed";
+pub(super) const COMPUTED_KEY: &str = "tiltyard:computed";
 
 /// Where the values of a new column come from. The expressions are SQL over the table's columns.
 #[derive(Debug, Clone)]

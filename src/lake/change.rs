@@ -41,6 +41,13 @@ pub struct Changed<T> {
     pub put_begun: bool,
 }
 
+impl<T> Changed<T> {
+    /// One that ended before anything was tried.
+    pub(super) fn refused(error: Error) -> Self {
+        Self { outcome: Err(error), landed: Vec::new(), put_begun: false }
+    }
+}
+
 impl Snapshot {
     /// Runs a change on this version, on the readers' threads: expressions are planned there.
     pub(super) async fn change<T, W, F>(&self, terms: &Terms, work: W) -> Changed<T>

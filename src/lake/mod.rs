@@ -4,6 +4,7 @@
 
 mod add_columns;
 mod alter;
+mod backfill;
 mod change;
 mod columns;
 mod expression;
@@ -27,6 +28,7 @@ mod spool;
 mod staged;
 mod stats;
 mod verify;
+mod view;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -47,6 +49,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
+pub use backfill::Backfill;
 pub use change::{Changed, Meanwhile, Terms};
 pub use fulltext::TextSearch;
 pub use guard::{Fence, Landed};
@@ -66,6 +69,7 @@ pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
+pub use view::ViewQuery;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
 /// How much memory indices and metadata may hold between requests.

@@ -20,7 +20,7 @@ use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
 /// How many bytes may be read and not yet taken by the client.
-const READ_AHEAD_BYTES: u64 = 128 << 20;
+pub(super) const READ_AHEAD_BYTES: u64 = 128 << 20;
 /// How many batches may wait for the client besides.
 const BATCHES_AHEAD: usize = 2;
 /// How many fragments may be read at once, where they are small.

@@ -162,7 +162,7 @@ impl Snapshot {
     }
 }
 
-fn update_job(
+pub(super) fn update_job(
     dataset: Dataset,
     update: &RowUpdate,
     location: &Location,

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use lance::dataset::scanner::Scanner;
 use lance_core::datatypes::escape_field_path_for_project;
+use serde::{Deserialize, Serialize};
 
 use super::{Query, Snapshot};
 use crate::error::{Error, Result};
 
 /// Which columns a query answers. A column is named by its Lance field path: nested fields have
 /// dots between, and a name with a dot in it stands in backticks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub enum Selection {
     #[default]
     All,

@@ -9,6 +9,7 @@ mod manifest;
 mod page;
 mod table;
 mod upload;
+mod view;
 
 pub use branch::Branch;
 pub use caller::Caller;
@@ -19,6 +20,7 @@ pub use manifest::{ManifestEntry, NamingScheme};
 pub use page::{Page, PageScope};
 pub use table::{Namespace, Origin, Properties, Table, TableState, TableVersion};
 pub use upload::{Staged, Upload, UploadKind, UploadState};
+pub use view::View;
 
 /// A name, an identifier or a page that cannot be one; the sentence says why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

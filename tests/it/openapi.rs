@@ -111,7 +111,7 @@ async fn every_operation_is_known_once() {
     }
 }
 
-/// What is not in the document is not claimed either; `errors.rs` asks for each and gets a 406.
+/// What is not in the document is not claimed either; `errors.rs` asks for each operation of the spec.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn capabilities_and_document_agree() {
     let (server, document) = served_document().await;

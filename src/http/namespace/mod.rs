@@ -1,5 +1,6 @@
 //! The namespace dialect: the Lance Namespace REST specification, one file per noun.
 
+pub mod backfills;
 pub mod batches;
 pub mod branches;
 pub mod changes;
@@ -10,8 +11,10 @@ pub mod indexes;
 pub mod namespaces;
 mod query;
 pub mod rows;
+mod sources;
 pub mod stats;
 pub mod tables;
 pub mod tags;
 pub mod transactions;
 pub mod versions;
+pub mod views;

@@ -11,6 +11,7 @@ use super::batches::{batch_ab, int_values, ipc, read_file};
 use super::{Reply, TestServer};
 
 const PATIENCE: Duration = Duration::from_secs(15);
+const JOB_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The path of an operation on a table; `id` is encoded already, `ns$t` is fine as it is.
 pub fn table(id: &str, operation: &str) -> String {
@@ -153,6 +154,29 @@ impl TestServer {
     pub async fn names(&self, path: &str, field: &str) -> Vec<String> {
         let page = self.get(path).await.ok();
         strings(&page[field])
+    }
+
+    /// What a job is like once it is over.
+    pub async fn ended(&self, job: &str) -> Value {
+        let path = format!("/v1/transaction/{job}/describe");
+        let started = Instant::now();
+        loop {
+            let described = self.post(&path, json!({})).await.ok();
+            let status = text(&described, "status");
+            if !["Queued", "Running"].contains(&status.as_str()) {
+                return described;
+            }
+            assert!(started.elapsed() < JOB_PATIENCE, "the job never ended: {described}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits for a job that does well; answers the version that it made or found.
+    pub async fn succeeded(&self, job: &str) -> u64 {
+        let described = self.ended(job).await;
+        assert_eq!(described["status"], "Succeeded", "{described}");
+        let version = text(&described["properties"], "version");
+        version.parse().expect("the number of a version")
     }
 
     /// The operations that the server says it serves.
