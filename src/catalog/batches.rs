@@ -15,12 +15,14 @@ pub enum BatchState {
     Committed,
     /// Nothing is left to do.
     Done,
+    /// It will not be: what was put is being taken back.
+    Aborting,
     /// Nothing of it stands.
     Aborted,
 }
 
 impl BatchState {
-    const ALL: [Self; 4] = [Self::Open, Self::Committed, Self::Done, Self::Aborted];
+    const ALL: [Self; 5] = [Self::Open, Self::Committed, Self::Done, Self::Aborting, Self::Aborted];
 
     fn from_stored(word: &str) -> Self {
         Self::ALL.into_iter().find(|state| state.as_str() == word).unwrap_or(Self::Open)
@@ -32,6 +34,7 @@ impl BatchState {
             Self::Open => "open",
             Self::Committed => "committed",
             Self::Done => "done",
+            Self::Aborting => "aborting",
             Self::Aborted => "aborted",
         }
     }
@@ -150,11 +153,12 @@ pub async fn find_batch(tx: &mut Tx, batch: Uuid) -> Result<Option<Batch>> {
 
 /// Batches with something left to do whose makers fell silent, oldest first.
 pub async fn list_abandoned(tx: &mut Tx, now_us: i64, limit: i64) -> Result<Vec<Uuid>> {
-    const SQL: &str = "SELECT batch_id FROM batches WHERE state IN ($1, $2) AND lease_us <= $3 \
-        ORDER BY batch_id LIMIT $4";
+    const SQL: &str = "SELECT batch_id FROM batches WHERE state IN ($1, $2, $3) AND lease_us <= $4 \
+        ORDER BY batch_id LIMIT $5";
     run!(tx, |c| sqlx::query_scalar::<_, Uuid>(SQL)
         .bind(BatchState::Open.as_str())
         .bind(BatchState::Committed.as_str())
+        .bind(BatchState::Aborting.as_str())
         .bind(now_us)
         .bind(limit)
         .fetch_all(c)
@@ -177,12 +181,14 @@ pub async fn take_batch(tx: &mut Tx, batch: Uuid, now_us: i64, lease_us: i64) ->
 
 /// Gives a sign of life for a batch that something is left to do for.
 pub async fn extend_batch(tx: &mut Tx, batch: Uuid, lease_us: i64) -> Result<()> {
-    const SQL: &str = "UPDATE batches SET lease_us = $2 WHERE batch_id = $1 AND state IN ($3, $4)";
+    const SQL: &str =
+        "UPDATE batches SET lease_us = $2 WHERE batch_id = $1 AND state IN ($3, $4, $5)";
     run!(tx, |c| sqlx::query(SQL)
         .bind(batch)
         .bind(lease_us)
         .bind(BatchState::Open.as_str())
         .bind(BatchState::Committed.as_str())
+        .bind(BatchState::Aborting.as_str())
         .execute(c)
         .await
         .map(drop))

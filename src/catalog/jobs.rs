@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::{Error, Result};
-use crate::model::{Branch, Job, JobKind, JobState, Properties};
+use crate::model::{Branch, Job, JobKind, JobState, Properties, Table};
 
 #[derive(sqlx::FromRow)]
 struct JobRow {
@@ -78,6 +78,21 @@ pub async fn find_job(tx: &mut Tx, job: Uuid) -> Result<Option<Job>> {
         .transpose()
 }
 
+/// Whether a job that is not over is at the table's branch.
+pub async fn has_running(tx: &mut Tx, table: &Table) -> Result<bool> {
+    const SQL: &str = "SELECT COUNT(*) FROM jobs \
+        WHERE table_id = $1 AND branch = $2 AND state IN ($3, $4)";
+    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .bind(JobState::Queued.as_str())
+        .bind(JobState::Running.as_str())
+        .fetch_one(c)
+        .await
+        .map(|count| count > 0))
+    .map_err(|error| failed(error, "looking for jobs"))
+}
+
 /// Jobs that are not over and whose holder gave no sign of life, oldest first.
 pub async fn list_abandoned(tx: &mut Tx, now_us: i64, limit: i64) -> Result<Vec<Job>> {
     const SQL: &str = "SELECT job_id, table_id, branch, kind, request, state, error, version, \
@@ -119,22 +134,22 @@ pub async fn take_job(
     .map_err(|error| failed(error, "taking over a job"))
 }
 
-/// Gives a sign of life, and says how far the job is. Answers whether `holder` still has it: not
+/// Gives a sign of life, and says how far the job is if that changed. Answers whether `holder` still has it: not
 /// when it was canceled, or another took it over.
 pub async fn extend_job(
     tx: &mut Tx,
     job: Uuid,
     holder: Uuid,
-    state: JobState,
+    state: Option<JobState>,
     now_us: i64,
     lease_us: i64,
 ) -> Result<bool> {
-    const SQL: &str = "UPDATE jobs SET state = $3, updated_at_us = $4, lease_us = $5 \
+    const SQL: &str = "UPDATE jobs SET state = COALESCE($3, state), updated_at_us = $4, lease_us = $5 \
         WHERE job_id = $1 AND holder = $2 AND state IN ($6, $7)";
     run!(tx, |c| sqlx::query(SQL)
         .bind(job)
         .bind(holder)
-        .bind(state.as_str())
+        .bind(state.map(JobState::as_str))
         .bind(now_us)
         .bind(lease_us)
         .bind(JobState::Queued.as_str())

@@ -74,6 +74,8 @@ enum Step {
         version: u64,
         path: String,
         v1_names: bool,
+        /// Of the manifest's bytes, so that it is known wherever it stands.
+        hash: String,
         metadata: Properties,
     },
     DeleteVersions {
@@ -157,12 +159,16 @@ impl Engine {
             }
             TableChange::CreateVersion { table, claim, metadata } => {
                 let staged = self.read_next(&table, &claim).await?;
+                if staged.is_in_place() {
+                    return Err(Error::invalid_input("a manifest at its final name is not staged"));
+                }
                 Step::CreateVersion {
                     table: table.key,
                     branch: table.branch.to_string(),
                     version: claim.version,
                     path: claim.path,
                     v1_names: staged.naming_scheme() == NamingScheme::V1,
+                    hash: staged.hash(),
                     metadata,
                 }
             }
@@ -189,7 +195,8 @@ impl Engine {
     }
 
     async fn creation(&self, index: usize, step: &Step) -> Result<Option<Creation>> {
-        let Step::CreateVersion { table, branch, version, path, v1_names, metadata } = step else {
+        let Step::CreateVersion { table, branch, version, path, v1_names, hash, metadata } = step
+        else {
             return Ok(None);
         };
         let table = self.table_of(*table, branch).await?;
@@ -201,6 +208,9 @@ impl Engine {
             naming_scheme: Some(scheme),
         };
         let staged = self.lake.read_staged(&location_of(&table), &claim, Some(scheme)).await?;
+        if staged.hash() != *hash {
+            return Err(Error::invalid_input("the staged manifest changed meanwhile"));
+        }
         Ok(Some(Creation { index, table, staged, metadata: metadata.clone() }))
     }
 
@@ -284,7 +294,7 @@ impl Engine {
                     put.push((creation, version));
                 }
                 Put::Taken => {
-                    self.take_back_batch(batch, put.iter().map(|(creation, _)| *creation)).await?;
+                    self.take_back_batch(batch.key, BatchState::Open, steps).await?;
                     let error = self.taken(&creation.table, creation.staged.version()).await;
                     return Err(at(creation.index, error));
                 }
@@ -302,9 +312,11 @@ impl Engine {
                 Ok(done)
             }
             Err(error) => {
-                // Whoever took the batch over may have ended it before the last of the puts.
-                if error.is_certainly_not_committed() || self.is_aborted(batch.key).await {
-                    self.take_back_batch(batch, put.iter().map(|(creation, _)| *creation)).await?;
+                if error.is_certainly_not_committed() {
+                    self.take_back_batch(batch.key, BatchState::Open, steps).await?;
+                } else if self.is_aborted(batch.key).await {
+                    // Whoever took the batch over ended it before the last of the puts.
+                    self.take_puts_back(batch.key, steps).await?;
                 }
                 Err(error)
             }
@@ -317,7 +329,8 @@ impl Engine {
             batches::find_batch(&mut tx, batch).await
         };
         let batch = read.await.ok().flatten();
-        batch.is_some_and(|batch| batch.state == BatchState::Aborted)
+        let aborted = [BatchState::Aborting, BatchState::Aborted];
+        batch.is_some_and(|batch| aborted.contains(&batch.state))
     }
 
     /// The one transaction that makes a batch true.
@@ -329,17 +342,18 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Vec<TableChanged>> {
         let mut tx = self.catalog.write().await?;
-        let mut done = Vec::new();
-        for (index, step) in steps.iter().enumerate() {
-            let created = put.iter().find(|(creation, _)| creation.index == index);
-            let changed = self.apply(&mut tx, step, created, caller).await;
-            done.push(changed.map_err(|error| at(index, error))?);
-        }
+        // First of all: of two who are at one batch, the database lets one go on.
         let (open, committed) = (BatchState::Open, BatchState::Committed);
         if !batches::move_batch(&mut tx, batch.key, open, committed).await? {
             return Err(Error::ServiceUnavailable(
                 "another process took the commit over; look at the tables' versions".into(),
             ));
+        }
+        let mut done = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let created = put.iter().find(|(creation, _)| creation.index == index);
+            let changed = self.apply(&mut tx, step, created, caller).await;
+            done.push(changed.map_err(|error| at(index, error))?);
         }
         batches::delete_intents_to_put(&mut tx, batch.key).await?;
         tx.commit().await?;
@@ -402,27 +416,48 @@ impl Engine {
         }
     }
 
-    /// Takes back what a batch put, and ends it.
-    async fn take_back_batch<'a>(
-        &self,
-        batch: &Batch,
-        put: impl Iterator<Item = &'a Creation>,
-    ) -> Result<()> {
-        for creation in put {
-            let location = location_of(&creation.table);
-            if !self.lake.take_back(&location, &creation.staged).await? {
+    /// Takes back what a batch put, and ends it. That it will not be is noted first, so that nobody
+    /// brings it forward meanwhile.
+    ///
+    /// # Errors
+    /// `ServiceUnavailable` when another was faster to end it.
+    async fn take_back_batch(&self, batch: Uuid, from: BatchState, steps: &[Step]) -> Result<()> {
+        if from != BatchState::Aborting {
+            let mut tx = self.catalog.write().await?;
+            if !batches::move_batch(&mut tx, batch, from, BatchState::Aborting).await? {
+                return Err(Error::ServiceUnavailable(
+                    "another process took the commit over; look at the tables' versions".into(),
+                ));
+            }
+            tx.commit().await?;
+        }
+        self.take_puts_back(batch, steps).await?;
+        let mut tx = self.catalog.write().await?;
+        let (aborting, aborted) = (BatchState::Aborting, BatchState::Aborted);
+        batches::move_batch(&mut tx, batch, aborting, aborted).await?;
+        batches::delete_intents(&mut tx, batch).await?;
+        tx.commit().await
+    }
+
+    /// Removes the manifests that a batch put, known by their hash.
+    async fn take_puts_back(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            let Step::CreateVersion { table, branch, version, v1_names, hash, .. } = step else {
+                continue;
+            };
+            // A table that is gone since took its versions with it.
+            let Ok(table) = self.table_of(*table, branch).await else { continue };
+            let location = location_of(&table);
+            let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
+            if !self.lake.take_back(&location, *version, scheme, hash).await? {
                 tracing::error!(
-                    batch.id = %batch.key, table.id = %creation.table.id,
-                    version = creation.staged.version(),
+                    batch.id = %batch, table.id = %table.id, version,
                     "somebody past the catalog built on a version of a batch that did not land; \
                      it stays, and will be adopted"
                 );
             }
         }
-        let mut tx = self.catalog.write().await?;
-        batches::move_batch(&mut tx, batch.key, BatchState::Open, BatchState::Aborted).await?;
-        batches::delete_intents(&mut tx, batch.key).await?;
-        tx.commit().await
+        Ok(())
     }
 
     /// Removes the manifests that a batch deleted.
@@ -457,7 +492,9 @@ impl Engine {
             batches::list_abandoned(&mut tx, self.now_us(), BATCH).await?
         };
         for batch in &abandoned {
-            self.recover_batch(*batch).await?;
+            if let Err(error) = self.recover_batch(*batch).await {
+                tracing::warn!(batch.id = %batch, %error, "could not bring a batch to its end");
+            }
         }
         Ok(abandoned.len())
     }
@@ -481,6 +518,10 @@ impl Engine {
                 self.while_at_it(key, self.finish_deletions(key, &steps)).await
             }
             BatchState::Done | BatchState::Aborted => Ok(()),
+            BatchState::Aborting => {
+                let work = self.take_back_batch(key, BatchState::Aborting, &steps);
+                self.while_at_it(key, work).await
+            }
             BatchState::Open => {
                 tracing::info!(batch.id = %key, "bringing a batch that was left to its end");
                 let caller = Caller::from_stored(&batch.created_by);
@@ -491,15 +532,7 @@ impl Engine {
                     }
                     // Something that was staged is gone, or a table is: nothing of it can stand.
                     Err(error) if error.is_certainly_not_committed() => {
-                        let mut left = Vec::new();
-                        for (index, step) in steps.iter().enumerate() {
-                            match self.creation(index, step).await {
-                                Ok(creation) => left.extend(creation),
-                                Err(error) if error.is_certainly_not_committed() => {}
-                                Err(error) => return Err(error),
-                            }
-                        }
-                        self.take_back_batch(&batch, left.iter()).await?;
+                        self.take_back_batch(key, BatchState::Open, &steps).await?;
                         Err(error)
                     }
                     Err(error) => Err(error),

@@ -4,11 +4,14 @@
 //! holder fell silent is begun again by whoever sweeps next, so that each kind of work must be one
 //! that can be done twice.
 
+use std::collections::HashSet;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -88,6 +91,10 @@ impl Engine {
         };
         let mut taken = 0;
         for job in abandoned {
+            // It still runs here: the database was silent for longer than the lease.
+            if self.jobs_here().contains(&job.key) {
+                continue;
+            }
             let mut tx = self.catalog.write().await?;
             let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
             let is_ours = jobs::take_job(&mut tx, job.key, self.process, now_us, lease_us).await?;
@@ -112,8 +119,16 @@ impl Engine {
     fn spawn_job(&self, job: Job) -> Begun {
         let key = job.key;
         let engine = self.clone();
-        let run = async move { engine.run_job(job).await };
+        self.jobs_here().insert(key);
+        let run = async move {
+            let _here = Here { engine: engine.clone(), job: key };
+            engine.run_job(job).await
+        };
         Begun { job: key, end: self.work.spawn(run.in_current_span()) }
+    }
+
+    fn jobs_here(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.jobs_here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does the work of a job while giving signs of life, and notes how it ended.
@@ -121,7 +136,7 @@ impl Engine {
         let work = async {
             let turn = self.job_turns.acquire().await;
             let _turn = turn.map_err(|error| Error::internal("waiting for a turn", error))?;
-            if !self.give_sign_of_life(&job, JobState::Running).await {
+            if self.give_sign_of_life(&job, Some(JobState::Running)).await? == Held::No {
                 return Err(lost());
             }
             self.work_of(&job).await
@@ -172,44 +187,58 @@ impl Engine {
         }
     }
 
-    /// Ends when the job is not this process's any more, because it was canceled or taken over.
+    /// Ends when the job is not this process's any more: it was canceled or taken over, or the catalog
+    /// did not confirm the lease for as long as it holds.
     async fn until_lost(&self, job: &Job) {
+        let mut confirmed = Instant::now();
         loop {
             tokio::time::sleep(SIGN_OF_LIFE).await;
-            let state = {
-                let read = async {
-                    let mut tx = self.catalog.read().await?;
-                    jobs::find_job(&mut tx, job.key).await
-                };
-                read.await.ok().flatten().map_or(JobState::Running, |job| job.state)
-            };
-            if !self.give_sign_of_life(job, state).await {
-                return;
+            let asked = Instant::now();
+            match self.give_sign_of_life(job, None).await {
+                Ok(Held::Yes) => confirmed = asked,
+                Ok(Held::No) => return,
+                Err(error) => {
+                    tracing::warn!(job.id = %job.key, %error, "could not give a sign of life for a job");
+                    if confirmed.elapsed() + SIGN_OF_LIFE > LEASE {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    /// Answers whether the job still is this process's. A catalog that does not answer is no reason
-    /// to stop: the lease may outlast that.
-    async fn give_sign_of_life(&self, job: &Job, state: JobState) -> bool {
-        let given = async {
-            let mut tx = self.catalog.write().await?;
-            let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
-            let held =
-                jobs::extend_job(&mut tx, job.key, self.process, state, now_us, lease_us).await?;
-            tx.commit().await?;
-            Ok::<bool, Error>(held)
-        };
-        given.await.unwrap_or_else(|error| {
-            tracing::warn!(job.id = %job.key, %error, "could not give a sign of life for a job");
-            true
-        })
+    async fn give_sign_of_life(&self, job: &Job, state: Option<JobState>) -> Result<Held> {
+        let mut tx = self.catalog.write().await?;
+        let (now_us, lease_us) = (self.now_us(), self.after_us(LEASE));
+        let held =
+            jobs::extend_job(&mut tx, job.key, self.process, state, now_us, lease_us).await?;
+        tx.commit().await?;
+        Ok(if held { Held::Yes } else { Held::No })
     }
 
     /// What a job is about, as it was noted.
     pub(super) fn request_of<T: DeserializeOwned>(job: &Job) -> Result<T> {
         serde_json::from_str(&job.request)
             .map_err(|error| Error::internal("reading what a job is about", error))
+    }
+}
+
+/// Whether a job still is this process's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Yes,
+    No,
+}
+
+/// A job that runs in this process, until it does not.
+struct Here {
+    engine: Engine,
+    job: Uuid,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.engine.jobs_here().remove(&self.job);
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Engine, location_of, root_of};
 use crate::catalog::{batches, tables, versions};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Claim, Landed, Put, StagedManifest};
+use crate::lake::{Claim, Landed, Put, StagedManifest, check_new_branch};
 use crate::model::{Caller, ManifestEntry, Origin, Properties, Table, TableVersion};
 
 /// How long a change waits for a batch that is at the same table.
@@ -121,7 +121,17 @@ impl Engine {
             return Err(self.explain(table, newest, conflict).await);
         }
         let scheme = latest.map(|latest| latest.manifest.naming_scheme);
-        self.lake.read_staged(&location_of(table), claim, scheme).await
+        let staged = self.lake.read_staged(&location_of(table), claim, scheme).await?;
+        // A client makes a branch by the version that clones what it starts from; the branch gets
+        // its entry afterwards.
+        if !table.branch.is_main() && !self.lake.has_branch(&root_of(table), &table.branch).await? {
+            check_new_branch(&table.branch)?;
+            if newest > 0 || staged.operation() != Some("Clone") {
+                let (table, branch) = (table.id.clone(), table.branch.clone());
+                return Err(Error::TableBranchNotFound { table, branch });
+            }
+        }
+        Ok(staged)
     }
 
     /// A request that was sent twice: when the version stands and is of the very manifest that is
@@ -137,14 +147,11 @@ impl Engine {
         let Ok(staged) = self.lake.read_staged(&location, claim, scheme).await else {
             return Err(error);
         };
-        match self.lake.put_staged(&location, &staged, self.now_us()).await? {
-            Put::StoodAlready(_) => {
-                self.lake.remove_staged(&location, &staged).await;
-                Ok(known)
-            }
-            // It was removed just now: the client has to look again.
-            Put::Landed(_) | Put::Taken => Err(error),
+        if !self.lake.stands(&location, &staged).await? {
+            return Err(error);
         }
+        self.lake.remove_staged(&location, &staged).await;
+        Ok(known)
     }
 
     pub(super) fn version_of(
@@ -235,6 +242,11 @@ impl Engine {
             }
         }
         let keeps = total - doomed.len();
+        if keeps == 0 && !doomed.is_empty() && !table.branch.is_main() {
+            return Err(Error::InvalidTableState(
+                "a branch has at least one version; DeleteTableBranch takes all of them".into(),
+            ));
+        }
         Ok((doomed, keeps))
     }
 

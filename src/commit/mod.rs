@@ -32,7 +32,7 @@ mod uploads;
 mod versions;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ pub struct Engine {
     /// What has to come to its end even when its client hangs up, jobs among it.
     work: TaskTracker,
     job_turns: Arc<Semaphore>,
+    jobs_here: Arc<Mutex<HashSet<Uuid>>>,
     /// Who this process is among those that share a catalog.
     process: Uuid,
 }
@@ -99,6 +100,7 @@ impl Engine {
             branch_turns,
             work,
             job_turns,
+            jobs_here: Arc::default(),
             process,
         }
     }

@@ -5,6 +5,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::versions::no_data;
 use super::{Engine, location_of, root_of};
+use crate::catalog::jobs;
 use crate::catalog::{uploads, versions};
 use crate::error::{Error, Result};
 use crate::lake::{Before, BranchEntry, Tag, check_new_branch};
@@ -100,8 +101,9 @@ impl Engine {
         if source.branch == target.branch {
             return Err(exists());
         }
-        let _turn = self.branch_turns.take(&root_line(source)).await;
-        self.check_branch(source).await?;
+        let _branch_turn = self.branch_turns.take(&root_line(source)).await;
+        // Nobody deletes the version that it starts from meanwhile.
+        let _turn = self.take_turn(source).await?;
         let start = self.open(source, version).await?;
         if self.lake.has_branch(&root_of(source), branch).await? {
             return Err(exists());
@@ -143,7 +145,16 @@ impl Engine {
         // From the main branch: of the one that goes perhaps nothing can be opened any more.
         let main = root_line(table);
         let _branch_turn = self.branch_turns.take(&main).await;
-        let _turn = self.turns.take(table).await;
+        let _turn = self.turn(table).await?;
+        {
+            let mut tx = self.catalog.read().await?;
+            if jobs::has_running(&mut tx, table).await? {
+                return Err(Error::InvalidTableState(format!(
+                    "a job is at branch '{}'; wait for it, or cancel it",
+                    table.branch
+                )));
+            }
+        }
         let newest = self.open(&main, None).await?;
         if newest.delete_branch(&table.branch).await? == Before::Absent {
             let (table, branch) = (table.id.clone(), table.branch.clone());

@@ -1,5 +1,6 @@
 //! Making, renaming and dropping tables, without their data.
 
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use super::{Engine, location_of};
@@ -116,6 +117,7 @@ impl Engine {
     /// # Errors
     /// `TableNotFound`.
     pub async fn deregister_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
+        let _turn = self.turn_of(id).await?;
         let mut tx = self.catalog.write().await?;
         let table = tables::get_table(&mut tx, id).await?;
         tables::delete_table(&mut tx, &table).await?;
@@ -129,6 +131,7 @@ impl Engine {
     /// # Errors
     /// `TableNotFound`.
     pub async fn drop_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
+        let _turn = self.turn_of(id).await?;
         let mut tx = self.catalog.write().await?;
         let table = tables::get_table(&mut tx, id).await?;
         removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
@@ -137,6 +140,15 @@ impl Engine {
         self.remove_folder(&location_of(&table)).await;
         tracing::info!(table.id = %id, %caller, "dropped table");
         Ok(table)
+    }
+
+    /// Waits for the changes and the batches that are at a table which is about to go.
+    async fn turn_of(&self, id: &TableId) -> Result<OwnedMutexGuard<()>> {
+        let table = {
+            let mut tx = self.catalog.read().await?;
+            tables::get_table(&mut tx, id).await?
+        };
+        self.turn(&table).await
     }
 
     /// Gives a table another name, in its namespace or in another. Its location stays.

@@ -157,7 +157,7 @@ async fn find(tx: &mut Tx, id: &str) -> Result<(Kept, Transaction)> {
         && let Some(batch) = batches::find_batch(tx, key).await?
     {
         let state = match batch.state {
-            BatchState::Open => JobState::Running,
+            BatchState::Open | BatchState::Aborting => JobState::Running,
             BatchState::Committed | BatchState::Done => JobState::Succeeded,
             BatchState::Aborted => JobState::Failed,
         };

@@ -2,6 +2,7 @@
 //! nobody looks for, and asks for it to become a version.
 
 use bytes::Bytes;
+use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest, pb};
 use lance_table::io::commit::{ManifestNamingScheme, write_version_hint};
 use lance_table::io::manifest::read_manifest;
@@ -66,10 +67,7 @@ impl Lake {
     ) -> Result<StagedManifest> {
         let (store, base) = self.store(location).await?;
         let staged = staged_path(&base, &claim.path)?;
-        let scheme = match scheme.or(claim.naming_scheme) {
-            Some(NamingScheme::V1) => ManifestNamingScheme::V1,
-            Some(NamingScheme::V2) | None => ManifestNamingScheme::V2,
-        };
+        let scheme = to_lance(scheme.or(claim.naming_scheme).unwrap_or(NamingScheme::V2));
         let size = match store.inner.head(&staged).await {
             Ok(meta) => meta.size,
             Err(object_store::Error::NotFound { .. }) => {
@@ -168,28 +166,35 @@ impl Lake {
         }
     }
 
-    /// Takes back a manifest that was put, unless a later version was built on it. What stands there
-    /// and is another's stays. Answers whether none of it is left.
-    pub async fn take_back(&self, location: &Location, staged: &StagedManifest) -> Result<bool> {
-        let (store, _) = self.store(location).await?;
-        let there = match store.inner.get(&staged.place).await {
-            Ok(there) => there.bytes().await,
-            Err(object_store::Error::NotFound { .. }) => return Ok(true),
-            Err(error) => Err(error),
-        };
-        let there = there.map_err(|error| Error::internal("taking back a manifest", error))?;
-        if there != staged.bytes {
+    /// Takes back a manifest that was put and has this hash, unless a later version was built on it.
+    /// What stands there and is another's stays. Answers whether none of it is left.
+    pub async fn take_back(
+        &self,
+        location: &Location,
+        version: u64,
+        scheme: NamingScheme,
+        hash: &str,
+    ) -> Result<bool> {
+        let (store, base) = self.store(location).await?;
+        let place = to_lance(scheme).manifest_path(&base, version);
+        if hash_at(&store, &place).await?.as_deref() != Some(hash) {
             return Ok(true);
         }
-        if self.find_manifest(location, staged.version + 1).await?.is_some() {
+        if self.find_manifest(location, version + 1).await?.is_some() {
             return Ok(false);
         }
-        let removed = store.inner.delete(&staged.place).await;
+        let removed = store.inner.delete(&place).await;
         self.forget();
         match removed {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(Error::internal("taking back a manifest", error)),
         }
+    }
+
+    /// Whether the very manifest that is staged stands at its final name.
+    pub async fn stands(&self, location: &Location, staged: &StagedManifest) -> Result<bool> {
+        let (store, _) = self.store(location).await?;
+        Ok(hash_at(&store, &staged.place).await? == Some(staged.hash()))
     }
 
     /// Removes a staged manifest that is not needed any more. What is not there is no error.
@@ -264,6 +269,21 @@ impl StagedManifest {
         from_lance(self.scheme)
     }
 
+    /// The hash of its bytes.
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.bytes).to_hex().to_string()
+    }
+
+    /// Whether it stands at its final name already.
+    pub fn is_in_place(&self) -> bool {
+        self.staged == self.place
+    }
+
+    /// Lance's name of the operation that made it, if the manifest tells.
+    pub fn operation(&self) -> Option<&str> {
+        self.operation.as_deref()
+    }
+
     fn landed(&self, e_tag: Option<String>, modified_at_us: i64) -> Landed {
         Landed {
             manifest: ManifestEntry {
@@ -279,6 +299,24 @@ impl StagedManifest {
             num_rows: self.num_rows,
         }
     }
+}
+
+fn to_lance(scheme: NamingScheme) -> ManifestNamingScheme {
+    match scheme {
+        NamingScheme::V1 => ManifestNamingScheme::V1,
+        NamingScheme::V2 => ManifestNamingScheme::V2,
+    }
+}
+
+/// The hash of the file at a place, if there is one.
+async fn hash_at(store: &ObjectStore, place: &Path) -> Result<Option<String>> {
+    let found = match store.inner.get(place).await {
+        Ok(there) => there.bytes().await,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => Err(error),
+    };
+    let bytes = found.map_err(|error| Error::internal("reading a manifest", error))?;
+    Ok(Some(blake3::hash(&bytes).to_hex().to_string()))
 }
 
 /// Only a file right in the folder of the table's versions is a staged manifest of it.

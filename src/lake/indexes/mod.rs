@@ -103,10 +103,24 @@ impl Snapshot {
         if let Err(error) = &changed.outcome
             && error.is_certainly_not_committed()
             && changed.landed.is_empty()
+            && !self.is_listed_now(uuid).await
         {
             self.remove_index_files(uuid).await;
         }
         changed
+    }
+
+    /// Whether the newest version has the index: another run of the same job may have landed it.
+    async fn is_listed_now(&self, uuid: Uuid) -> bool {
+        let listed = async {
+            let newest = self.lake.list_manifests(&self.location).await?.pop();
+            let version = newest.map_or(self.version(), |newest| newest.version);
+            let newest = self.lake.snapshot(&self.location, version).await?;
+            let indexes = newest.dataset.load_indices().await;
+            let indexes = indexes.map_err(|error| self.failed(error))?;
+            Ok::<bool, Error>(indexes.iter().any(|index| index.uuid == uuid))
+        };
+        listed.await.unwrap_or(true)
     }
 
     /// Takes all segments of an index out of the table. `false` when there is none of that name.
