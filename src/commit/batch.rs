@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::managed::VersionRange;
 use super::tables::ensure_free;
-use super::{Engine, NewLocation, location_of};
+use super::{Engine, NewLocation, location_of, root_of};
 use crate::catalog::batches::{self, Batch, BatchState};
 use crate::catalog::{Tx, namespaces, tables, versions};
 use crate::error::{Conflict, Error, Result};
@@ -207,7 +207,8 @@ impl Engine {
             size_bytes: None,
             naming_scheme: Some(scheme),
         };
-        let staged = self.lake.read_staged(&location_of(&table), &claim, Some(scheme)).await?;
+        let staged =
+            self.lake.read_staged(&root_of(&table), &table.branch, &claim, Some(scheme)).await?;
         if staged.hash() != *hash {
             return Err(Error::invalid_input("the staged manifest changed meanwhile"));
         }

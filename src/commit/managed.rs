@@ -121,7 +121,7 @@ impl Engine {
             return Err(self.explain(table, newest, conflict).await);
         }
         let scheme = latest.map(|latest| latest.manifest.naming_scheme);
-        let staged = self.lake.read_staged(&location_of(table), claim, scheme).await?;
+        let staged = self.lake.read_staged(&root_of(table), &table.branch, claim, scheme).await?;
         // A client makes a branch by the version that clones what it starts from; the branch gets
         // its entry afterwards.
         if !table.branch.is_main() && !self.lake.has_branch(&root_of(table), &table.branch).await? {
@@ -144,7 +144,8 @@ impl Engine {
         let known = self.describe_version(table, claim.version).await;
         let Ok(known) = known else { return Err(error) };
         let scheme = Some(known.manifest.naming_scheme);
-        let Ok(staged) = self.lake.read_staged(&location, claim, scheme).await else {
+        let Ok(staged) = self.lake.read_staged(&root_of(table), &table.branch, claim, scheme).await
+        else {
             return Err(error);
         };
         if !self.lake.stands(&location, &staged).await? {

@@ -42,6 +42,17 @@ impl Location {
         }
     }
 
+    /// Whether a place that a manifest names is this folder or in it.
+    pub(super) fn holds(&self, place: &str) -> bool {
+        let place = place.strip_prefix("file://").unwrap_or(place).trim_end_matches('/');
+        let is_plain = !place.split('/').any(|part| part == "." || part == "..")
+            && !place.contains(['%', '?', '#', '\\']);
+        let here = self.0.trim_end_matches('/');
+        is_plain
+            && (place == here || Location(place.to_owned()).is_inside(self))
+            && !here.is_empty()
+    }
+
     fn is_inside(&self, prefix: &Location) -> bool {
         let prefix = prefix.0.trim_end_matches('/');
         self.0.strip_prefix(prefix).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
@@ -68,6 +79,11 @@ impl Locations {
         let root = own_prefix(root)?;
         let allowed = allowed.iter().map(|prefix| own_prefix(prefix)).collect::<Result<_>>()?;
         Ok(Self { root, allowed })
+    }
+
+    /// Whether a place that a manifest names is one where tables may be.
+    pub(super) fn may_hold(&self, place: &str) -> bool {
+        self.root.holds(place) || self.allowed.iter().any(|prefix| prefix.holds(place))
     }
 
     pub fn root(&self) -> &Location {

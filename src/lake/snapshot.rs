@@ -46,6 +46,15 @@ impl Lake {
         if dataset.version_id() != version {
             return Err(Error::internal("opening a version", format!("{version} is not there")));
         }
+        let bases = dataset.manifest().base_paths.values();
+        if bases
+            .into_iter()
+            .any(|base| !location.holds(&base.path) && !self.locations.may_hold(&base.path))
+        {
+            return Err(Error::InvalidTableState(format!(
+                "version {version} refers to data where this server does not read"
+            )));
+        }
         Ok(Snapshot {
             dataset: Arc::new(dataset),
             location: location.clone(),

@@ -1,7 +1,11 @@
 //! Manifests that clients staged: a namespace-aware client writes its manifest under a name that
 //! nobody looks for, and asks for it to become a version.
 
+use std::collections::HashSet;
+
+use arrow::datatypes::Schema as ArrowSchema;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest, pb};
 use lance_table::io::commit::{ManifestNamingScheme, write_version_hint};
@@ -11,12 +15,17 @@ use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use prost::Message;
 
 use super::probe::{VERSIONS_DIR, from_lance};
-use super::{Lake, Landed, Location, failure};
+use super::{Lake, Landed, Location, data_file_path, failure};
 use crate::error::{Error, Result};
-use crate::model::{ManifestEntry, NamingScheme, Properties};
+use crate::model::{Branch, ManifestEntry, NamingScheme, Properties};
 
 /// The largest manifest that is taken; Lance's own has some hundred bytes for each data file.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// The longest name of a file that all stores take.
+const MAX_NAME_BYTES: usize = 255;
+/// How many files are looked at side by side.
+const CONCURRENT_CHECKS: usize = 16;
 
 /// A manifest that a client staged, read and checked.
 pub struct StagedManifest {
@@ -61,10 +70,12 @@ impl Lake {
     /// what is not the manifest that is claimed.
     pub async fn read_staged(
         &self,
-        location: &Location,
+        root: &Location,
+        branch: &Branch,
         claim: &Claim,
         scheme: Option<NamingScheme>,
     ) -> Result<StagedManifest> {
+        let location = &root.of_branch(branch);
         let (store, base) = self.store(location).await?;
         let staged = staged_path(&base, &claim.path)?;
         let scheme = to_lance(scheme.or(claim.naming_scheme).unwrap_or(NamingScheme::V2));
@@ -84,9 +95,12 @@ impl Lake {
         // On the readers' threads, where a manifest that breaks its reader breaks nothing else.
         let (reading_store, path) = (store.clone(), staged.clone());
         let read = self.readers.run(async move {
-            read_manifest(&reading_store, &path, Some(size))
+            let manifest = read_manifest(&reading_store, &path, Some(size))
                 .await
-                .map_err(|error| Error::internal("reading a staged manifest", error))
+                .map_err(|error| Error::internal("reading a staged manifest", error))?;
+            // Its types are read only now.
+            let _ = ArrowSchema::from(&manifest.schema);
+            Ok(manifest)
         });
         let manifest: Manifest = read.await.map_err(|error| {
             tracing::debug!(%error, "a staged manifest cannot be read");
@@ -98,6 +112,16 @@ impl Lake {
                 manifest.version, claim.version
             )));
         }
+        if manifest.branch.as_deref() != branch.beside_main() {
+            return Err(Error::invalid_input(format!(
+                "the staged manifest is not of branch '{branch}'"
+            )));
+        }
+        let sections = [manifest.index_section, manifest.transaction_section];
+        if sections.iter().flatten().any(|at| *at as u64 >= size) {
+            return Err(Error::invalid_input("the staged manifest points past its end"));
+        }
+        self.check_places(root, location, &manifest).await?;
         let bytes = store.inner.get(&staged).await;
         let bytes = match bytes {
             Ok(found) => found.bytes().await,
@@ -126,6 +150,62 @@ impl Lake {
             transaction_id,
             properties,
         })
+    }
+
+    /// Checks where a manifest says that its data is: in the table's own folder, and there.
+    async fn check_places(
+        &self,
+        root: &Location,
+        location: &Location,
+        manifest: &Manifest,
+    ) -> Result<()> {
+        if manifest.schema.fields.is_empty() {
+            return Err(Error::invalid_input("the staged manifest has no columns"));
+        }
+        for base in manifest.base_paths.values() {
+            if !root.holds(&base.path) {
+                return Err(Error::invalid_input(
+                    "the staged manifest refers to data outside the table's folder",
+                ));
+            }
+        }
+        let known = self.known_files(location).await?;
+        let (store, base) = self.store(location).await?;
+        let files = manifest.fragments.iter().flat_map(|fragment| &fragment.files);
+        let mut checks = Vec::new();
+        for file in files {
+            if let Some(id) = file.base_id {
+                if !manifest.base_paths.contains_key(&id) {
+                    return Err(Error::invalid_input("the staged manifest names an unknown base"));
+                }
+                continue;
+            }
+            if known.contains(&file.path) {
+                continue;
+            }
+            let path = data_file_path(&base, &file.path)?;
+            let store = &store;
+            checks.push(async move {
+                match store.inner.head(&path).await {
+                    Ok(_) => Ok(()),
+                    Err(object_store::Error::NotFound { .. }) => Err(Error::invalid_input(
+                        "the staged manifest refers to a data file that is not there",
+                    )),
+                    Err(error) => Err(Error::internal("looking at a data file", error)),
+                }
+            });
+        }
+        futures::stream::iter(checks).buffer_unordered(CONCURRENT_CHECKS).try_collect().await
+    }
+
+    /// The data files of the newest version, which were checked when they came.
+    async fn known_files(&self, location: &Location) -> Result<HashSet<String>> {
+        let Some(newest) = self.list_manifests(location).await?.pop() else {
+            return Ok(HashSet::new());
+        };
+        let snapshot = self.snapshot(location, newest.version).await?;
+        let files = snapshot.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+        Ok(files.map(|file| file.path.clone()).collect())
     }
 
     /// Puts a staged manifest at its final name if nothing is there.
@@ -237,7 +317,7 @@ impl Lake {
     pub async fn pinned_versions(
         &self,
         root: &Location,
-        branch: &crate::model::Branch,
+        branch: &Branch,
     ) -> Result<Vec<(u64, String)>> {
         let Some(newest) = self.list_manifests(root).await?.pop() else {
             return Ok(Vec::new());
@@ -330,7 +410,8 @@ fn staged_path(base: &Path, given: &str) -> Result<Path> {
     let path = Path::parse(given.trim_start_matches('/')).map_err(|_| wrong())?;
     let folder = base.clone().join(VERSIONS_DIR);
     let is_file_in_it = path.prefix_match(&folder).is_some_and(|parts| parts.count() == 1);
-    if is_file_in_it { Ok(path) } else { Err(wrong()) }
+    let is_short = path.filename().is_some_and(|name| name.len() <= MAX_NAME_BYTES);
+    if is_file_in_it && is_short { Ok(path) } else { Err(wrong()) }
 }
 
 /// The transaction that a manifest carries: its length in four bytes, then itself.
