@@ -159,7 +159,10 @@ fn check_expressions(columns: &[NewColumn]) -> Result<()> {
 /// `InvalidInput` for what cannot be the name of a new column.
 pub(super) fn check_new_name(name: &str) -> Result<()> {
     if name.contains('.') {
-        return Err(no_name(name, "holds a '.', which separates the parts of a nested field's path"));
+        return Err(no_name(
+            name,
+            "holds a '.', which separates the parts of a nested field's path",
+        ));
     }
     check_stored_name(name)
 }

@@ -223,9 +223,7 @@ async fn update_field_metadata(
     };
     let kept: Vec<_> = fields.iter().map(|id| kept(*id)).collect();
     let mut builder = dataset.update_field_metadata();
-    for ((id, kept), FieldMetadata { values, others, .. }) in
-        fields.iter().zip(kept).zip(updates)
-    {
+    for ((id, kept), FieldMetadata { values, others, .. }) in fields.iter().zip(kept).zip(updates) {
         let values = values.into_iter().map(|(key, value)| UpdateMapEntry { key, value });
         builder = match others {
             Others::Stay => builder.update(*id, values),

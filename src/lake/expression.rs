@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
-use super::failure;
+use super::{failure, readers};
 use crate::error::{Error, Result};
 
 /// Room for an IN list of some hundred thousand numbers.
@@ -142,6 +142,7 @@ pub(super) fn check_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<
 }
 
 fn cost(text: &str) -> Result<Cost> {
+    readers::takes_expression();
     if text.len() > MAX_BYTES {
         return Err(Error::invalid_input(format!(
             "the expression has {} bytes: no more than {MAX_BYTES} are read",
