@@ -85,7 +85,7 @@ fn fault_of_expression(error: &DataFusionError) -> Option<String> {
         DataFusionError::External(inner) => fault_of_function(inner.as_ref()),
         DataFusionError::ExecutionJoin(error) if error.is_panic() => {
             tracing::warn!(%error, "an expression panicked");
-            Some("a function panicked".into())
+            Some("a function of it cannot take a value".into())
         }
         DataFusionError::Shared(inner) => fault_of_expression(inner),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
