@@ -67,6 +67,9 @@ const RESERVED: [&str; 11] = [
 /// How much callers may keep with a transaction.
 const MAX_PROPERTIES: usize = 1_000;
 const MAX_PROPERTY_BYTES: usize = 64 << 10;
+const MAX_PROPERTIES_BYTES: usize = 1 << 20;
+/// How many changes one request may make of it.
+const MAX_ALTERATIONS: usize = 1_000;
 
 impl Engine {
     /// # Errors
@@ -87,6 +90,7 @@ impl Engine {
         alterations: &[Alteration],
         caller: &Caller,
     ) -> Result<Transaction> {
+        check_alterations(alterations)?;
         let mut tx = self.catalog.write().await?;
         let (kept, before) = find(&mut tx, id).await?;
         let mut after = before.clone();
@@ -96,6 +100,12 @@ impl Engine {
         if after.properties.len() > MAX_PROPERTIES {
             return Err(Error::invalid_input(format!(
                 "a transaction keeps at most {MAX_PROPERTIES} properties"
+            )));
+        }
+        let (old, new) = (bytes_of(&before.properties), bytes_of(&after.properties));
+        if new > MAX_PROPERTIES_BYTES && new > old {
+            return Err(Error::invalid_input(format!(
+                "the properties of a transaction have at most {MAX_PROPERTIES_BYTES} bytes together"
             )));
         }
         if after.properties != before.properties {
@@ -119,6 +129,33 @@ impl Engine {
         tracing::info!(transaction.id = id, %caller, "altered a transaction");
         self.describe_transaction(id).await
     }
+}
+
+/// What can be refused without looking at the transaction is refused before the database is kept
+/// from others.
+fn check_alterations(alterations: &[Alteration]) -> Result<()> {
+    if alterations.len() > MAX_ALTERATIONS {
+        return Err(Error::invalid_input(format!(
+            "one request makes at most {MAX_ALTERATIONS} changes of a transaction"
+        )));
+    }
+    let mut set = 0;
+    for alteration in alterations {
+        if let Alteration::SetProperty { key, value, .. } = alteration {
+            check_property(key, value)?;
+            set += key.len() + value.len();
+        }
+    }
+    if set > MAX_PROPERTIES_BYTES {
+        return Err(Error::invalid_input(format!(
+            "one request sets properties of at most {MAX_PROPERTIES_BYTES} bytes together"
+        )));
+    }
+    Ok(())
+}
+
+fn bytes_of(properties: &Properties) -> usize {
+    properties.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// Jobs first, because their ids are ours; then what made versions; then batches.
@@ -190,7 +227,6 @@ fn alter(transaction: &mut Transaction, alteration: &Alteration) -> Result<()> {
         }
         Alteration::SetState(state) => return Err(cannot(transaction, *state)),
         Alteration::SetProperty { key, value, if_there } => {
-            check_property(key, value)?;
             match (transaction.properties.contains_key(key), if_there) {
                 (true, IfThere::Skip) => {}
                 (true, IfThere::Fail) => {

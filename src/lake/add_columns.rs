@@ -18,6 +18,11 @@ use crate::error::{Error, Result};
 
 /// The key of a field's metadata under which the expression of a computed column is kept.
 pub(super) const COMPUTED_KEY: &str = "tiltyard:computed";
+/// How many columns one request may add.
+const MAX_NEW_COLUMNS: usize = 1_000;
+const MAX_NAME_BYTES: usize = 1_024;
+/// Columns that a search answers beside those of the table.
+const RANKS: [&str; 2] = ["_distance", "_score"];
 
 /// Where the values of a new column come from. The expressions are SQL over the table's columns.
 #[derive(Debug, Clone)]
@@ -26,6 +31,13 @@ pub enum ColumnSource {
     Expression(String),
     /// Kept with the column, which is null until it is backfilled.
     Computed(String),
+}
+
+impl ColumnSource {
+    fn text(&self) -> &str {
+        let (Self::Expression(text) | Self::Computed(text)) = self;
+        text
+    }
 }
 
 /// A column to be added.
@@ -74,10 +86,14 @@ async fn add_columns(
     location: &Location,
 ) -> Result<()> {
     check_names(&dataset, columns)?;
-    let planned: Vec<Planned> = columns
-        .iter()
-        .map(|column| plan(&dataset, column, location).map_err(|error| about(&column.name, error)))
-        .collect::<Result<_>>()?;
+    check_expressions(columns)?;
+    let mut planned = Vec::with_capacity(columns.len());
+    for column in columns {
+        let one = plan(&dataset, column, location);
+        planned.push(one.map_err(|error| about(&column.name, error))?);
+        // Planning takes a while and waits for nothing: others get their turn between.
+        tokio::task::yield_now().await;
+    }
     let schema: SchemaRef = Arc::new(ArrowSchema::new(
         planned.iter().map(|column| column.field.clone()).collect::<Vec<_>>(),
     ));
@@ -91,7 +107,7 @@ async fn add_columns(
             .collect();
         let read = read_schema(&dataset, &inputs)?;
         let names = read.fields().iter().map(|field| field.name().clone()).collect();
-        let filler = Filler::new(&planned, read, schema.clone(), location)?;
+        let filler = Filler::new(&planned, read, schema.clone(), location).await?;
         let filled = BatchUDF {
             mapper: Box::new(move |batch| filler.fill(batch)),
             output_schema: schema,
@@ -106,10 +122,18 @@ fn check_names(dataset: &Dataset, columns: &[NewColumn]) -> Result<()> {
     if columns.is_empty() {
         return Err(Error::invalid_input("new_columns names no column to add"));
     }
+    if columns.len() > MAX_NEW_COLUMNS {
+        return Err(Error::invalid_input(format!(
+            "new_columns names {} columns: one request adds at most {MAX_NEW_COLUMNS}",
+            columns.len()
+        )));
+    }
+    let known: BTreeSet<&str> =
+        dataset.schema().fields.iter().map(|field| field.name.as_str()).collect();
     let mut seen = BTreeSet::new();
     for NewColumn { name, .. } in columns {
         check_new_name(name)?;
-        if dataset.schema().fields.iter().any(|field| field.name == *name) {
+        if known.contains(name.as_str()) {
             return Err(Error::invalid_input(format!("the table has a column '{name}' already")));
         }
         if !seen.insert(name) {
@@ -119,21 +143,76 @@ fn check_names(dataset: &Dataset, columns: &[NewColumn]) -> Result<()> {
     Ok(())
 }
 
+/// Each by itself, so that the error can name the column, and then all together.
+fn check_expressions(columns: &[NewColumn]) -> Result<()> {
+    for column in columns {
+        let text = column.source.text();
+        if text.trim().is_empty() {
+            return Err(about(&column.name, Error::invalid_input("the expression is empty")));
+        }
+        expression::check(text).map_err(|error| about(&column.name, error))?;
+    }
+    expression::check_all(columns.iter().map(|column| column.source.text()))
+}
+
 /// # Errors
-/// `InvalidInput` for what cannot be the name of a column.
+/// `InvalidInput` for what cannot be the name of a new column.
 pub(super) fn check_new_name(name: &str) -> Result<()> {
+    if name.contains('.') {
+        return Err(no_name(
+            name,
+            "holds a '.', which separates the parts of a nested field's path",
+        ));
+    }
+    check_stored_name(name)
+}
+
+/// Fields of data that comes with its own names.
+///
+/// # Errors
+/// `InvalidInput` for a name, at any depth, with which the table could not be read any more.
+pub(super) fn check_stored_names<'a>(
+    fields: impl IntoIterator<Item = &'a Arc<Field>>,
+) -> Result<()> {
+    fields.into_iter().try_for_each(|field| {
+        check_stored_name(field.name())?;
+        match field.data_type() {
+            DataType::Struct(children) => check_stored_names(children),
+            DataType::List(item)
+            | DataType::LargeList(item)
+            | DataType::ListView(item)
+            | DataType::LargeListView(item)
+            | DataType::FixedSizeList(item, _)
+            | DataType::Map(item, _) => check_stored_names([item]),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// # Errors
+/// `InvalidInput` for a name with which the table could not be read any more.
+fn check_stored_name(name: &str) -> Result<()> {
     let why = if name.is_empty() {
         "is empty"
-    } else if name.contains('.') {
-        "holds a '.', which separates the parts of a nested field's path"
+    } else if name.len() > MAX_NAME_BYTES {
+        "is longer than 1024 bytes"
+    } else if name.contains('`') {
+        "holds a '`', which stands around names in an expression"
     } else if is_system_column(name) {
         "is that of a column which every table has without storing it"
+    } else if RANKS.contains(&name) {
+        "is that of a column which searches answer"
     } else if name.chars().any(char::is_control) {
         "holds a control character"
     } else {
         return Ok(());
     };
-    Err(Error::invalid_input(format!("the column name '{}' {why}", name.escape_debug())))
+    Err(no_name(name, why))
+}
+
+fn no_name(name: &str, why: &str) -> Error {
+    let shown: String = name.chars().take(64).collect();
+    Error::invalid_input(format!("the column name '{}' {why}", shown.escape_debug()))
 }
 
 /// Reads the expression, and finds its type and the columns that it is over.
@@ -142,10 +221,6 @@ fn plan(dataset: &Dataset, column: &NewColumn, location: &Location) -> Result<Pl
         ColumnSource::Expression(text) => (text, false),
         ColumnSource::Computed(text) => (text, true),
     };
-    if text.trim().is_empty() {
-        return Err(Error::invalid_input("the expression is empty"));
-    }
-    expression::check(text)?;
     let failed = |error| failure::from_expression(error, location);
     let planner = Planner::new(Arc::new(ArrowSchema::from(dataset.schema())));
     let parsed = planner.parse_expr(text).and_then(|expr| planner.optimize_expr(expr));
@@ -221,19 +296,20 @@ struct Filler {
 }
 
 impl Filler {
-    fn new(
+    async fn new(
         planned: &[Planned],
         read: SchemaRef,
         schema: SchemaRef,
         location: &Location,
     ) -> Result<Self> {
-        let expressions = planned
-            .iter()
-            .map(|column| match column.is_computed {
-                true => Ok(None),
-                false => evaluator(&column.text, &read, location).map(Some),
-            })
-            .collect::<Result<_>>()?;
+        let mut expressions = Vec::with_capacity(planned.len());
+        for column in planned {
+            expressions.push(match column.is_computed {
+                true => None,
+                false => Some(evaluator(&column.text, &read, location)?),
+            });
+            tokio::task::yield_now().await;
+        }
         Ok(Self { read, schema, expressions })
     }
 

@@ -17,6 +17,10 @@ use crate::model::Properties;
 /// Lance's own rules say what goes together with the change of a column.
 pub(super) const TERMS: Terms = Terms::REBASE;
 
+/// How the names begin under which formats keep what they need to read a field.
+const RESERVED_KEYS: [&str; 5] =
+    ["arrow:", "lance-encoding:", "lance-schema:", "lance:", "tiltyard:"];
+
 /// A change to one column; what is absent stays.
 #[derive(Debug, Clone)]
 pub struct Alteration {
@@ -101,6 +105,11 @@ impl Snapshot {
         })
         .await
     }
+}
+
+fn is_reserved(key: &str) -> bool {
+    let key = key.to_lowercase();
+    RESERVED_KEYS.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// # Errors
@@ -193,14 +202,34 @@ async fn update_field_metadata(
             let path = &update.path;
             return Err(Error::invalid_input(format!("the field '{path}' is named twice")));
         }
+        if let Some(key) = update.values.keys().find(|key| is_reserved(key)) {
+            let shown: String = key.chars().take(64).collect();
+            return Err(Error::invalid_input(format!(
+                "the key '{}' is not a caller's: those that begin with {} say how the field is \
+                 read",
+                shown.escape_debug(),
+                RESERVED_KEYS.join(", ")
+            )));
+        }
         fields.push(id);
     }
+    let kept = |id: i32| -> Vec<UpdateMapEntry> {
+        let field = dataset.schema().field_by_id(id);
+        let pairs = field.iter().flat_map(|field| &field.metadata);
+        let reserved = pairs.filter(|(key, _)| is_reserved(key));
+        reserved
+            .map(|(key, value)| UpdateMapEntry { key: key.clone(), value: Some(value.clone()) })
+            .collect()
+    };
+    let kept: Vec<_> = fields.iter().map(|id| kept(*id)).collect();
     let mut builder = dataset.update_field_metadata();
-    for (id, FieldMetadata { values, others, .. }) in fields.iter().zip(updates) {
+    for ((id, kept), FieldMetadata { values, others, .. }) in fields.iter().zip(kept).zip(updates) {
         let values = values.into_iter().map(|(key, value)| UpdateMapEntry { key, value });
         builder = match others {
             Others::Stay => builder.update(*id, values),
-            Others::Go => builder.replace(*id, values.filter(|entry| entry.value.is_some())),
+            Others::Go => {
+                builder.replace(*id, kept.into_iter().chain(values.filter(|e| e.value.is_some())))
+            }
         }
         .map_err(failed)?;
     }

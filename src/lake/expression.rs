@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
-use super::failure;
+use super::{failure, readers};
 use crate::error::{Error, Result};
 
 /// Room for an IN list of some hundred thousand numbers.
@@ -29,10 +29,14 @@ const MAX_DOUBLINGS: usize = 4;
 /// How many words the parser may read, where it reads all that follows a keyword again as if it
 /// were a column's name.
 const MAX_READINGS: usize = 1 << 21;
-/// By how much text may grow where a function makes long text from short.
-const MAX_GROWTH: usize = 4_096;
+/// How many times longer than a row's own text the text that is made from it may be.
+const MAX_GROWTH: usize = 64;
+/// How much text there may be where more text is made of it, for each of some thousand rows.
+const MAX_MADE_OF_BYTES: usize = 16 << 10;
 /// How many brackets a text may open that is parsed again, as JSON or as the name of a type.
 const MAX_BRACKETS_IN_TEXT: usize = 256;
+
+pub(super) const NO_AGGREGATES: &str = "aggregate and window functions are not served";
 
 /// How many digits Lance has room for; it panics beyond.
 const MAX_DECIMAL_DIGITS: u8 = 38;
@@ -64,12 +68,81 @@ const MULTIPLYING: [&str; 9] = [
     "regexp_replace",
     "replace",
 ];
+/// Those whose third argument stands in the place of each match.
+const REPLACING: [&str; 2] = ["regexp_replace", "replace"];
+/// Functions whose result is as long as all of their arguments together.
+const JOINING: [&str; 19] = [
+    "array_append",
+    "array_cat",
+    "array_concat",
+    "array_prepend",
+    "array_push_back",
+    "array_push_front",
+    "concat",
+    "concat_ws",
+    "list_append",
+    "list_cat",
+    "list_concat",
+    "list_prepend",
+    "list_push_back",
+    "list_push_front",
+    "make_array",
+    "make_list",
+    "map",
+    "named_struct",
+    "struct",
+];
 /// Functions that the planner turns into a CASE that names their arguments twice.
 const DOUBLING: [&str; 4] = ["coalesce", "ifnull", "nvl", "nvl2"];
+
+/// What an expression costs, or several of one request.
+#[derive(Default, Clone, Copy)]
+struct Cost {
+    bytes: usize,
+    operators: usize,
+    /// The words that the parser reads, with those that it reads again.
+    readings: usize,
+    growth: usize,
+}
 
 /// # Errors
 /// `InvalidInput` for an expression that this server does not give to Lance.
 pub(super) fn check(text: &str) -> Result<()> {
+    cost(text).map(drop)
+}
+
+/// Checks the expressions of one request: together they cost no more than one may.
+///
+/// # Errors
+/// `InvalidInput`, as [`check`].
+pub(super) fn check_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut all = Cost::default();
+    for text in texts {
+        let one = cost(text)?;
+        all.bytes += one.bytes;
+        all.operators += one.operators;
+        all.readings += one.readings;
+        // An expression that makes nothing longer adds nothing.
+        all.growth += one.growth - 1;
+        for (sum, most, what) in [
+            (all.bytes, MAX_BYTES, "bytes"),
+            (all.operators, MAX_OPERATORS, "operators and arguments"),
+            (all.readings, MAX_READINGS, "words, with those that are read again"),
+            (all.growth, MAX_GROWTH, "times the text of a row, in what their functions make"),
+        ] {
+            if sum > most {
+                return Err(Error::invalid_input(format!(
+                    "the expressions of the request have together more than {most} {what}: send \
+                     several requests"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cost(text: &str) -> Result<Cost> {
+    readers::takes_expression();
     if text.len() > MAX_BYTES {
         return Err(Error::invalid_input(format!(
             "the expression has {} bytes: no more than {MAX_BYTES} are read",
@@ -95,7 +168,13 @@ pub(super) fn check(text: &str) -> Result<()> {
         check.token(before, token, tokens.get(at + 1))?;
     }
     check.finish()?;
-    parse(placed)
+    parse(placed)?;
+    Ok(Cost {
+        bytes: text.len(),
+        operators: check.operators,
+        readings: check.readings().unwrap_or(usize::MAX),
+        growth: check.growth().unwrap_or(usize::MAX),
+    })
 }
 
 /// Lance reads as much as is an expression and leaves out the rest without a word. Where something
@@ -152,9 +231,14 @@ struct Check {
     whole: Term,
     words: usize,
     operators: usize,
-    multiplying: u32,
-    /// The bytes of all texts, from which functions make longer ones.
+    /// The outermost call, of those that are open, whose result is longer than its arguments.
+    growing: Option<Growing>,
+    /// The most that such a call makes of the text of a row.
+    most_growth: usize,
+    /// The bytes of texts outside of IN lists.
     text_bytes: usize,
+    /// Whether a text may have to be there once for each row.
+    makes_text: bool,
     /// Whether a text may be parsed again, and whether one of them must not be.
     parses_text: bool,
     has_bad_text: bool,
@@ -165,7 +249,65 @@ struct Group {
     end: End,
     /// The commas of an IN list are free: Lance reads the list flat, and lists are long.
     is_in_list: bool,
+    /// The function whose arguments these are.
+    call: Call,
+    commas: usize,
     term: Term,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Other,
+    /// The result is as long as all arguments together.
+    Joining,
+    /// The result is as long as the product of the arguments.
+    Multiplying,
+    /// The same, but only the third argument multiplies.
+    Replacing,
+    /// The product, and of any number of arguments.
+    Both,
+}
+
+impl Call {
+    fn of(before: Option<&Token>) -> Self {
+        let Some(Token::Word(word)) = before else { return Self::Other };
+        let name = word.value.to_lowercase();
+        let name = name.as_str();
+        match (MULTIPLYING.contains(&name), JOINING.contains(&name)) {
+            (true, true) => Self::Both,
+            (true, false) if REPLACING.contains(&name) => Self::Replacing,
+            (true, false) => Self::Multiplying,
+            (false, true) => Self::Joining,
+            (false, false) => Self::Other,
+        }
+    }
+
+    fn multiplies(self) -> bool {
+        matches!(self, Self::Multiplying | Self::Replacing | Self::Both)
+    }
+
+    fn joins(self) -> bool {
+        matches!(self, Self::Joining | Self::Both)
+    }
+}
+
+/// A call that makes long text from short, with all that is in it.
+struct Growing {
+    /// How many groups are open around it.
+    depth: usize,
+    multiplying: u32,
+    joining: usize,
+    text_bytes: usize,
+    columns: usize,
+}
+
+impl Growing {
+    /// How many times longer the result can be than the text of a row.
+    fn growth(&self) -> usize {
+        let columns = if self.joining > 0 { self.columns.max(1) } else { 1 };
+        let times = (self.text_bytes + 1).checked_pow(self.multiplying);
+        times.and_then(|times| times.checked_mul(columns)).unwrap_or(usize::MAX)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,6 +334,8 @@ struct Weight {
     doublings: usize,
     /// How often the parser may have to read again what follows.
     readings: usize,
+    /// How many texts or lists are joined by `||`.
+    joints: usize,
 }
 
 impl Term {
@@ -199,9 +343,11 @@ impl Term {
         self.now.operators += more.operators;
         self.now.doublings += more.doublings;
         self.now.readings += more.readings;
+        self.now.joints += more.joints;
         self.most.operators = self.most.operators.max(self.now.operators);
         self.most.doublings = self.most.doublings.max(self.now.doublings);
         self.most.readings = self.most.readings.max(self.now.readings);
+        self.most.joints = self.most.joints.max(self.now.joints);
     }
 
     fn next(&mut self) {
@@ -224,8 +370,9 @@ impl Check {
             Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) => self.text(text),
             Token::HexStringLiteral(_) => {}
             Token::Comma => self.comma(),
-            Token::LParen => self.open(End::Parenthesis, is_in(before))?,
-            Token::LBracket => self.open(End::Bracket, false)?,
+            Token::LParen => self.open(End::Parenthesis, is_in(before), Call::of(before))?,
+            // A list, or a place in one.
+            Token::LBracket => self.open(End::Bracket, false, Call::Joining)?,
             Token::RParen => self.close(End::Parenthesis)?,
             Token::RBracket => self.close(End::Bracket)?,
             Token::LBrace | Token::RBrace => {
@@ -247,6 +394,11 @@ impl Check {
                     shortened(&token.to_string())
                 )));
             }
+            Token::StringConcat => {
+                self.makes_text = true;
+                self.term().add(Weight { joints: 1, ..Weight::default() });
+                self.operator();
+            }
             _ => self.operator(),
         }
         if self.operators > MAX_OPERATORS {
@@ -265,7 +417,11 @@ impl Check {
 
     fn word(&mut self, before: Option<&Token>, word: &Word, after: Option<&Token>) -> Result<()> {
         if after == Some(&Token::LParen) {
+            self.makes_text |= !is_operator(word.keyword);
             self.function(&word.value.to_lowercase())?;
+        }
+        if is_column(before, word, after) {
+            self.column()?;
         }
         let name = &word.value;
         self.parses_text |= name.eq_ignore_ascii_case("jsonb");
@@ -284,7 +440,13 @@ impl Check {
             Keyword::VALUES if after == Some(&Token::LParen) => {
                 return Err(Error::invalid_input("an expression cannot have a query in it"));
             }
-            Keyword::CASE => self.open(End::Case, false)?,
+            Keyword::OVER if before == Some(&Token::RParen) || after == Some(&Token::LParen) => {
+                return Err(Error::invalid_input(NO_AGGREGATES));
+            }
+            Keyword::CASE => {
+                self.makes_text = true;
+                self.open(End::Case, false, Call::Other)?;
+            }
             Keyword::END if self.open.last().is_some_and(|group| group.end == End::Case) => {
                 self.close(End::Case)?;
             }
@@ -309,9 +471,6 @@ impl Check {
                  size"
             )));
         }
-        if MULTIPLYING.contains(&name) {
-            self.multiplying += 1;
-        }
         if DOUBLING.contains(&name) {
             self.term().add(Weight { doublings: 1, ..Weight::default() });
         }
@@ -319,8 +478,30 @@ impl Check {
         Ok(())
     }
 
+    fn column(&mut self) -> Result<()> {
+        if let Some(growing) = &mut self.growing {
+            growing.columns += 1;
+        }
+        if self.open.iter().any(|group| group.call == Call::Replacing && group.commas >= 2) {
+            return Err(Error::invalid_input(
+                "what replace and regexp_replace put in the place of a match must be a text, not a \
+                 column: the result could be of any size",
+            ));
+        }
+        Ok(())
+    }
+
     fn text(&mut self, text: &str) {
-        self.text_bytes += text.len();
+        if !self.open.last().is_some_and(|group| group.is_in_list) {
+            self.text_bytes += text.len();
+        }
+        let is_only_looked_for =
+            self.open.last().is_some_and(|group| group.call == Call::Replacing && group.commas < 2);
+        if let Some(growing) = &mut self.growing
+            && !is_only_looked_for
+        {
+            growing.text_bytes += text.len();
+        }
         let brackets = text.bytes().filter(|byte| b"([{<".contains(byte)).count();
         // `FixedSizeList(2000000000, Int64)`, as the name of a type, asks for memory.
         self.has_bad_text |= brackets > MAX_BRACKETS_IN_TEXT
@@ -332,15 +513,30 @@ impl Check {
         if !self.open.last().is_some_and(|group| group.is_in_list) {
             self.operators += 1;
         }
+        if let Some(group) = self.open.last_mut() {
+            group.commas += 1;
+        }
         self.term().next();
     }
 
-    fn open(&mut self, end: End, is_in_list: bool) -> Result<()> {
+    fn open(&mut self, end: End, is_in_list: bool, call: Call) -> Result<()> {
         // A bracket is an operator as well: `a[1][1][1]` nests as deep as it is long.
         if end == End::Bracket {
             self.operator();
         }
-        self.open.push(Group { end, is_in_list, term: Term::default() });
+        if call != Call::Other {
+            let depth = self.open.len();
+            let growing = self.growing.get_or_insert(Growing {
+                depth,
+                multiplying: 0,
+                joining: 0,
+                text_bytes: 0,
+                columns: 0,
+            });
+            growing.multiplying += u32::from(call.multiplies());
+            growing.joining += usize::from(call.joins());
+        }
+        self.open.push(Group { end, is_in_list, call, commas: 0, term: Term::default() });
         if self.open.len() > MAX_NESTING {
             return Err(Error::invalid_input(format!(
                 "the expression nests deeper than {MAX_NESTING} levels"
@@ -354,6 +550,10 @@ impl Check {
         match self.open.pop() {
             Some(group) if group.end == end => {
                 self.term().add(group.term.most);
+                let depth = self.open.len();
+                if let Some(grown) = self.growing.take_if(|growing| growing.depth == depth) {
+                    self.most_growth = self.most_growth.max(grown.growth());
+                }
                 Ok(())
             }
             _ => Err(Error::invalid_input(
@@ -364,6 +564,17 @@ impl Check {
 
     fn term(&mut self) -> &mut Term {
         self.open.last_mut().map_or(&mut self.whole, |group| &mut group.term)
+    }
+
+    /// How many words the parser may read; `None` if too many to be counted.
+    fn readings(&self) -> Option<usize> {
+        let times = u32::try_from(self.whole.most.readings).ok()?;
+        2_usize.checked_pow(times)?.checked_mul(self.words)
+    }
+
+    /// How many times longer than the text of a row a text can be, at least 1.
+    fn growth(&self) -> Option<usize> {
+        self.most_growth.max(1).checked_mul(self.whole.most.joints + 1)
     }
 
     fn finish(&self) -> Result<()> {
@@ -379,12 +590,7 @@ impl Check {
                  without AND or OR between"
             )));
         }
-        if u32::try_from(most.readings)
-            .ok()
-            .and_then(|readings| 2_usize.checked_pow(readings))
-            .and_then(|times| times.checked_mul(self.words))
-            .is_none_or(|words| words > MAX_READINGS)
-        {
+        if self.readings().is_none_or(|words| words > MAX_READINGS) {
             return Err(Error::invalid_input(
                 "the expression nests NOT, CASE, CAST or the like too deep for its length",
             ));
@@ -394,11 +600,18 @@ impl Check {
                 "the expression nests BETWEEN or coalesce deeper than {MAX_DOUBLINGS} levels"
             )));
         }
-        let growth = (self.text_bytes + 1).checked_pow(self.multiplying);
-        if self.multiplying > 0 && growth.is_none_or(|growth| growth > MAX_GROWTH) {
+        if self.growth().is_none_or(|growth| growth > MAX_GROWTH) {
             return Err(Error::invalid_input(format!(
-                "the expression has too much text for its calls of {}",
-                MULTIPLYING.join(", ")
+                "the expression makes too long a text of what it is given: less text in the calls \
+                 of {}, and fewer columns in `||`, lists and the calls of {}",
+                MULTIPLYING.join(", "),
+                JOINING.join(", ")
+            )));
+        }
+        if self.makes_text && self.text_bytes > MAX_MADE_OF_BYTES {
+            return Err(Error::invalid_input(format!(
+                "an expression with functions, CASE or `||` has no more than {MAX_MADE_OF_BYTES} \
+                 bytes of text outside of IN lists"
             )));
         }
         if self.parses_text && self.has_bad_text {
@@ -409,6 +622,27 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// Whether the word names a column, as far as one word tells; part of a path counts once.
+fn is_column(before: Option<&Token>, word: &Word, after: Option<&Token>) -> bool {
+    let is_type = matches!(before, Some(Token::DoubleColon))
+        || matches!(before, Some(Token::Word(word)) if word.keyword == Keyword::AS);
+    if is_type || before == Some(&Token::Period) || after == Some(&Token::LParen) {
+        return false;
+    }
+    word.quote_style.is_some()
+        || !is_operator(word.keyword)
+            && !matches!(
+                word.keyword,
+                Keyword::AS
+                    | Keyword::ELSE
+                    | Keyword::END
+                    | Keyword::FALSE
+                    | Keyword::NULL
+                    | Keyword::THEN
+                    | Keyword::TRUE
+            )
 }
 
 fn is_in(before: Option<&Token>) -> bool {
@@ -652,6 +886,7 @@ mod tests {
             "is_valid()",
             "id = 1 id = 2",
             "id = 1, id = 2",
+            "row_number() OVER () = 1",
             "id > 1 name",
             "id > 1 LIMIT 1",
             "id > 1 ORDER BY id",
@@ -664,12 +899,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_holds_is_counted_together() {
+        let all = |text: &str, times: usize| check_all(vec![text; times]);
+        assert!(all("id + 1", 1_000).is_ok());
+        assert!(all("id + 1", 1_001).is_err());
+        assert!(all("upper(name)", 1_000).is_ok());
+        assert!(all("concat(name, name)", 64).is_ok());
+        assert!(all("concat(name, name)", 65).is_err());
+        let deep = format!("{}1{}", "floor(".repeat(12), ")".repeat(12));
+        assert!(all(&deep, 10).is_ok());
+        assert!(all(&deep, 100).is_err());
+        assert!(all(&format!("name = '{}'", "a".repeat(600_000)), 2).is_err());
+    }
+
+    #[test]
     fn what_grows_without_bound_fails() {
         for name in UNBOUNDED {
             fails(&format!("{name}('a', 1000000000) = 'x'"));
         }
         let long = "a".repeat(100);
         fails(&format!("replace(replace(name, 'a', '{long}'), 'a', '{long}') = 'x'"));
+        fails(&format!("length(replace(name, 'q', '{}')) > 1", "z".repeat(64)));
+        fails("length(replace(name, 'q', name)) > 1");
+        fails("length(regexp_replace(name, 'q', upper(name))) > 1");
+        fails(&format!("length(concat({})) > 1", chain("name", ",", 65)));
+        fails(&format!("length(name{}) > 1", " || name".repeat(64)));
+        fails(&format!("array_length([{}]) > 1", chain("name", ",", 65)));
+        let eight = chain("name", ",", 8);
+        fails(&format!("replace(concat({eight}), 'q', '12345678') = 'x'"));
+        fails(&format!("concat(name, '{}') = 'x'", "a".repeat(MAX_MADE_OF_BYTES)));
+        fails(&format!("name = CASE WHEN id = 1 THEN '{}' END", "a".repeat(20_000)));
+        passes(&format!("replace(concat({eight}), 'q', '1234567') = 'x'"));
+        passes(&format!("name = '{}'", "a".repeat(100_000)));
+        passes(&format!("upper(name) IN ('{}')", "a".repeat(100_000)));
+        passes("regexp_replace(regexp_replace(name, '[^a-z0-9]+', '-'), '^-|-$', '') = 'x'");
+        passes(&chain("concat(name, id) = 'x'", " OR ", 100));
+        passes("CASE WHEN id > 1 THEN replace(name, 'a', 'b') ELSE name END = 'x'");
         fails(&format!("levenshtein('{}', name) = 3", "a".repeat(5_000)));
         fails(&format!("arrow_cast(1, '{}Int8{}') = 1", "List(".repeat(300), ")".repeat(300)));
         fails("arrow_cast(NULL, 'FixedSizeBinary(2000000000)') IS NULL");

@@ -5,7 +5,7 @@
 use datafusion::error::DataFusionError;
 use lance_core::error::CommitStatusUnknownError;
 
-use super::Location;
+use super::{Location, expression};
 use crate::error::{Conflict, Error};
 
 /// Maps an error that a caller may have caused, and hides one that it did not.
@@ -57,9 +57,8 @@ pub(super) fn from_lance(error: lance::Error, location: &Location) -> Error {
 pub(super) fn from_expression(error: lance::Error, location: &Location) -> Error {
     let of_the_expression = match &error {
         lance::Error::Execution { message, .. } => Some(message.clone()),
-        lance::Error::IO { source, .. } | lance::Error::External { source } => {
-            source.downcast_ref().and_then(fault_of_expression)
-        }
+        lance::Error::IO { source, .. } => source.downcast_ref().and_then(fault_of_expression),
+        lance::Error::External { source } => fault_of_function(source.as_ref()),
         lance::Error::NotSupported { source, .. } => {
             source.downcast_ref().and_then(fault_of_expression).or_else(|| Some(source.to_string()))
         }
@@ -83,12 +82,39 @@ fn fault_of_expression(error: &DataFusionError) -> Option<String> {
         | DataFusionError::NotImplemented(text)
         | DataFusionError::Internal(text) => Some(text.clone()),
         DataFusionError::ArrowError(inner, _) => Some(inner.to_string()),
+        DataFusionError::External(inner) => fault_of_function(inner.as_ref()),
+        DataFusionError::ExecutionJoin(error) if error.is_panic() => {
+            tracing::warn!(%error, "an expression panicked");
+            Some("a function of it cannot take a value".into())
+        }
         DataFusionError::Shared(inner) => fault_of_expression(inner),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
             fault_of_expression(inner)
         }
         _ => None,
     }
+}
+
+/// As [`fault_of_expression`], of errors whose types only functions know, such as a regular
+/// expression's. What storage, Lance or this server had to say is no function's.
+fn fault_of_function(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+        return fault_of_expression(inner);
+    }
+    let mut cause = Some(error);
+    while let Some(link) = cause {
+        let is_others = link.is::<Error>()
+            || link.is::<lance::Error>()
+            || link.is::<object_store::Error>()
+            || link.is::<std::io::Error>()
+            || link.is::<tokio::task::JoinError>()
+            || link.is::<CommitStatusUnknownError>();
+        if is_others {
+            return None;
+        }
+        cause = link.source();
+    }
+    Some(error.to_string())
 }
 
 /// Maps an error from the middle of a plan.
@@ -184,6 +210,10 @@ const MESSAGE_TAIL_CHARS: usize = 700;
 /// Takes source locations (`, /…/file.rs:12:34`) and the table's folder out of a message, and its
 /// middle where it is long.
 fn clean(message: &str, location: &Location) -> String {
+    if AGGREGATES.iter().any(|words| message.contains(words)) {
+        return expression::NO_AGGREGATES.into();
+    }
+    let message = without_dumps(message);
     let without_places: Vec<&str> =
         message.split(", ").filter(|part| !is_source_place(part)).collect();
     let text = without_places.join(", ");
@@ -194,6 +224,42 @@ fn clean(message: &str, location: &Location) -> String {
         text = text.replace(bare, "the table's folder");
     }
     shortened(text)
+}
+
+/// What Lance's planner and DataFusion's say of aggregate and window functions.
+const AGGREGATES: [&str; 5] = [
+    "AggregateUDF",
+    "AggregateFunction",
+    "WindowFunction",
+    "WindowUDF",
+    "Aggregate functions are not",
+];
+
+/// Cuts a message where it goes on with the insides of a value, as in `Schema { fields: [`. Braces
+/// that a caller wrote do not follow a word that begins with a capital and a space.
+fn without_dumps(message: &str) -> &str {
+    let dump = message.match_indices(" {").map(|(at, _)| at).find(|at| {
+        let before = &message[..*at];
+        let word = before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next();
+        let is_type = word.is_some_and(|word| {
+            word.starts_with(|c: char| c.is_ascii_uppercase()) && word.contains(char::is_lowercase)
+        });
+        let inside = message[at + 2..].trim_start();
+        let name: &str = inside.split(':').next().unwrap_or_default();
+        let is_field = !name.is_empty()
+            && name.len() < inside.len()
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        is_type && is_field
+    });
+    match dump {
+        Some(at) => {
+            let before = &message[..at];
+            let word = before.rfind(|c: char| !c.is_alphanumeric() && c != '_');
+            // The name of the type goes too, with what led to it.
+            before[..word.map_or(0, |at| at + 1)].trim_end_matches([' ', '(', ':', ','])
+        }
+        None => message,
+    }
 }
 
 pub(super) fn shortened(text: String) -> String {
@@ -218,6 +284,42 @@ fn is_source_place(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_lose_the_insides_of_values() {
+        let location = Location::from_stored("/lake/t");
+        let cleaned = |text: &str| clean(text, &location);
+        assert_eq!(
+            cleaned(
+                "no such thing as x: ScalarFunction(ScalarFunction { func: ScalarUDF { inner: 1"
+            ),
+            "no such thing as x: ScalarFunction"
+        );
+        assert_eq!(
+            cleaned("cannot read Schema { fields: [Field { name: \"a\" }] }"),
+            "cannot read"
+        );
+        assert_eq!(cleaned("a text {x} and A {b}"), "a text {x} and A {b}");
+        assert_eq!(
+            cleaned("unsupported: AggregateUDF { inner: Sum"),
+            "aggregate and window functions are not served"
+        );
+    }
+
+    #[test]
+    fn errors_of_functions_are_told_from_those_of_storage() {
+        let location = Location::from_stored("/lake/t");
+        let of = |source: Box<dyn std::error::Error + Send + Sync>| {
+            from_expression(lance::Error::External { source }, &location)
+        };
+        let io = || std::io::Error::other("the disk is full");
+        assert!(matches!(of("a regex parse error".into()), Error::InvalidInput(_)));
+        assert!(matches!(of(Box::new(io())), Error::Internal { .. }));
+        let wrapped = DataFusionError::External(Box::new(io()));
+        assert!(matches!(of(Box::new(wrapped)), Error::Internal { .. }));
+        let own = Error::ServiceUnavailable("later".into());
+        assert!(matches!(of(Box::new(own)), Error::ServiceUnavailable(_)));
+    }
 
     #[test]
     fn messages_lose_source_places_and_folders() {

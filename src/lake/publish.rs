@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::Schema as ArrowSchema;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::dataset::{CommitBuilder, WriteDestination};
 use lance::datatypes::Schema;
@@ -15,6 +16,7 @@ use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::ManifestLocation;
 use uuid::Uuid;
 
+use super::add_columns::check_stored_names;
 use super::guard::{Fence, Guard};
 use super::snapshot::fragment_from_json;
 use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
@@ -190,8 +192,10 @@ impl Lake {
                 shown(other)
             )));
         }
+        let arrow = ArrowSchema::from(&first);
+        check_stored_names(arrow.fields())?;
         if let Some(given) = &input.schema {
-            schema::check_wire_schema(given, &(&first).into())?;
+            schema::check_wire_schema(given, &arrow)?;
         }
         Ok(Operation::Overwrite {
             fragments: all_fragments(bare, &input.staged)?,
@@ -270,6 +274,7 @@ impl Lake {
                 }
                 None => {
                     let mut field = field.clone();
+                    check_stored_names([&Arc::new((&field).into())])?;
                     // The rows of fragments that did not get the column read as null.
                     field.nullable |= !fragments.iter().all(|fragment| {
                         fragment.files.iter().any(|file| file.fields.contains(&field.id))

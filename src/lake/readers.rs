@@ -4,8 +4,11 @@
 //! deep stack: neither is for the threads that answer requests. Training an index takes cores for
 //! minutes: that is not for the threads that read either.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +18,18 @@ use crate::error::{Error, Result};
 /// Room for the deepest expression that is served. Memory is taken only as far as a stack reaches.
 const STACK_BYTES: usize = 64 << 20;
 const MIN_THREADS: usize = 2;
+
+tokio::task_local! {
+    /// Whether the work has taken an expression of a caller.
+    static EXPRESSION: Arc<AtomicBool>;
+}
+
+/// Says that the work on these threads evaluates an expression of a caller: if it panics from then
+/// on, that is the expression's fault.
+pub(super) fn takes_expression() {
+    // Elsewhere there is nobody to tell.
+    let _ = EXPRESSION.try_with(|taken| taken.store(true, Ordering::Relaxed));
+}
 
 /// A handle on the threads; they end after the last handle is gone.
 #[derive(Clone)]
@@ -40,10 +55,15 @@ impl Readers {
     /// Runs `work` on these threads; it stops at its next await when the handle is dropped.
     pub(super) fn spawn<T: Send + 'static>(
         &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<AbortOnDropHandle<T>> {
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<AbortOnDropHandle<Result<T>>> {
         let runtime = self.0.0.as_ref().ok_or_else(stopped)?;
-        Ok(AbortOnDropHandle::new(runtime.spawn(work)))
+        let taken = Arc::new(AtomicBool::new(false));
+        let work = EXPRESSION.scope(taken.clone(), AssertUnwindSafe(work).catch_unwind());
+        let outcome = work.map(move |outcome| {
+            outcome.unwrap_or_else(|panic| Err(panicked(taken.load(Ordering::Relaxed), &*panic)))
+        });
+        Ok(AbortOnDropHandle::new(runtime.spawn(outcome)))
     }
 
     /// Runs `work` on these threads to its end.
@@ -58,6 +78,18 @@ impl Readers {
 /// What it means that `work` did not come to its end.
 pub(super) fn failed(error: JoinError) -> Error {
     if error.is_panic() { Error::internal("reading the table panicked", error) } else { stopped() }
+}
+
+/// Functions of expressions may panic at values that they did not expect.
+fn panicked(took_expression: bool, panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    if took_expression {
+        tracing::warn!(panic = text, "an expression panicked");
+        Error::invalid_input("the expression cannot be evaluated")
+    } else {
+        Error::internal("reading the table panicked", text)
+    }
 }
 
 fn stopped() -> Error {
@@ -82,6 +114,12 @@ mod tests {
         let readers = Readers::start("reading").expect("threads");
         let outcome: Result<()> = readers.run(async { panic!("on purpose") }).await;
         assert!(matches!(outcome, Err(Error::Internal { .. })), "{outcome:?}");
+        let work = async {
+            takes_expression();
+            panic!("at a value")
+        };
+        let outcome: Result<()> = readers.run(work).await;
+        assert!(matches!(outcome, Err(Error::InvalidInput(_))), "{outcome:?}");
         assert_eq!(readers.run(async { Ok(1) }).await.expect("a number"), 1);
     }
 
@@ -92,6 +130,7 @@ mod tests {
         let handle = readers.spawn(async move {
             std::future::pending::<()>().await;
             drop(sender);
+            Ok(())
         });
         drop(handle.expect("a task"));
         assert!(receiver.await.is_err());

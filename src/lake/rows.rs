@@ -168,7 +168,7 @@ pub(super) fn update_job(
     location: &Location,
 ) -> Result<lance::dataset::write::update::UpdateJob> {
     let mut named = HashSet::new();
-    for (column, value) in &update.values {
+    for (column, _) in &update.values {
         if !named.insert(column.as_str()) {
             return Err(Error::invalid_input(format!("column '{column}' is updated twice")));
         }
@@ -181,12 +181,12 @@ pub(super) fn update_job(
             }
             Some(_) => {}
         }
-        expression::check(value)?;
     }
+    let values = update.values.iter().map(|(_, value)| value.as_str());
+    expression::check_all(values.chain(update.predicate.as_deref()))?;
     check_independent(update, &dataset, location)?;
     let mut builder = UpdateBuilder::new(Arc::new(dataset)).conflict_retries(0);
     if let Some(predicate) = &update.predicate {
-        expression::check(predicate)?;
         builder = builder.update_where(predicate).map_err(|error| failed(error, location))?;
     }
     for (column, value) in &update.values {

@@ -19,6 +19,9 @@ const MAX_RANKED_BYTES: u64 = 256 << 20;
 /// What ranking holds for a row besides its vector.
 const RANKED_ROW_BYTES: u64 = 128;
 
+/// As many partitions as an index can have here; Lance adds to the number without a look.
+const MAX_PROBES: usize = 65_536;
+
 /// A nearest-neighbour search. How many it finds is the query's limit.
 #[derive(Debug, Clone)]
 pub struct Vectors {
@@ -193,11 +196,11 @@ fn configure(scanner: &mut Scanner, search: &Vectors, k: u64, rows: u64) -> Resu
     }
     match (search.minimum_nprobes, search.maximum_nprobes) {
         (None, None) => {
-            search.nprobes.map(|n| scanner.nprobes(n));
+            search.nprobes.map(|n| scanner.nprobes(n.min(MAX_PROBES)));
         }
         (least, most) => {
-            least.map(|n| scanner.minimum_nprobes(n));
-            most.map(|n| scanner.maximum_nprobes(n));
+            least.map(|n| scanner.minimum_nprobes(n.min(MAX_PROBES)));
+            most.map(|n| scanner.maximum_nprobes(n.min(MAX_PROBES)));
         }
     }
     // No more rows can be fetched than there are, and Lance multiplies without a look.

@@ -17,6 +17,7 @@ use lance::datatypes::Schema;
 use lance_file::version::LanceFileVersion;
 use lance_table::format::Fragment;
 
+use super::add_columns::check_stored_names;
 use super::snapshot::fragment_to_json;
 use super::{Batches, Lake, Location, Snapshot, failure, schema};
 use crate::error::{Conflict, Error, Result};
@@ -83,10 +84,9 @@ impl Lake {
         options: &WriteOptions,
         log: Arc<dyn FileLog>,
     ) -> Result<Staged> {
-        if mode == WriteMode::Append
-            && let Some(base) = base
-        {
-            check_appendable(&batches.schema, base)?;
+        match (mode, base) {
+            (WriteMode::Append, Some(base)) => check_appendable(&batches.schema, base)?,
+            _ => check_stored_names(batches.schema.fields())?,
         }
         let mut params = WriteParams {
             mode: match (mode, base) {

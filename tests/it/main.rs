@@ -32,6 +32,7 @@ mod fulltext;
 mod garbage;
 mod health;
 mod hostile_arrow;
+mod hostile_changes;
 mod hostile_filters;
 mod ids;
 mod indexes;

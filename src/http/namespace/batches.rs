@@ -13,7 +13,7 @@ use super::versions::{
     BatchDeleteTableVersionsRequest, BatchDeleteTableVersionsResponse, CreateTableVersionRequest,
     CreateTableVersionResponse, TableVersion,
 };
-use crate::commit::{TableChange, TableChanged};
+use crate::commit::{MAX_CHANGES, TableChange, TableChanged};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
@@ -53,6 +53,7 @@ pub async fn batch_create_table_versions(
     caller: Caller,
     Json(request): Json<BatchCreateTableVersionsRequest>,
 ) -> ApiResult<Reply<BatchCreateTableVersionsResponse>> {
+    check_number(request.entries.len())?;
     let mut changes = Vec::new();
     for entry in request.entries {
         changes.push(creation(&state, entry).await?);
@@ -159,6 +160,7 @@ pub async fn batch_commit_tables(
     caller: Caller,
     Json(request): Json<BatchCommitTablesRequest>,
 ) -> ApiResult<Reply<BatchCommitTablesResponse>> {
+    check_number(request.operations.len())?;
     let mut changes = Vec::new();
     for operation in request.operations {
         changes.push(operation.into_change(&state).await?);
@@ -167,6 +169,16 @@ pub async fn batch_commit_tables(
     let transaction_id = batch.to_string();
     let results = done.into_iter().map(|changed| result(&state, changed)).collect();
     Ok(Reply(BatchCommitTablesResponse { context: None, transaction_id, results }))
+}
+
+/// Before a table is looked up for each.
+fn check_number(changes: usize) -> Result<()> {
+    if changes == 0 || changes > MAX_CHANGES {
+        return Err(Error::invalid_input(format!(
+            "a batch has at least one operation and at most {MAX_CHANGES}"
+        )));
+    }
+    Ok(())
 }
 
 async fn commit(

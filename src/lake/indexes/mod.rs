@@ -213,10 +213,10 @@ impl Snapshot {
                  into backticks"
             )));
         }
-        let found = schema.resolve_case_insensitive(&index.column);
+        let found: Option<Vec<_>> = schema.resolve_case_insensitive(&index.column);
         let through_lists = || scalar::resolve_through_lists(schema, &index.column);
         let (path, field) = match found {
-            Some(fields) => {
+            Some(ref fields) => {
                 let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
                 (format_field_path(&names), fields.last().copied())
             }
@@ -231,6 +231,17 @@ impl Snapshot {
                 columns.join(", ")
             )));
         };
+        let leads_through_a_list = found
+            .iter()
+            .flatten()
+            .rev()
+            .skip(1)
+            .any(|parent| !matches!(parent.data_type(), arrow::datatypes::DataType::Struct(_)));
+        if leads_through_a_list && index.kind != IndexKind::Fts {
+            return Err(Error::invalid_input(format!(
+                "'{given}' leads into a list or a map: only an FTS index is built on what is in one"
+            )));
+        }
         scalar::check_column(index.kind, &path, field)?;
         Ok((path, field.id))
     }
@@ -299,6 +310,13 @@ fn build_failed(error: lance::Error, location: &Location) -> Error {
     match error {
         lance::Error::Index { message, .. } if message.contains("already exists") => {
             Error::TableIndexAlreadyExists(failure::said(&message, location))
+        }
+        // Vectors that are not finite do not count.
+        lance::Error::Unprocessable { message, .. } if message.contains("KMeans cannot train") => {
+            Error::invalid_input(format!(
+                "the index cannot be trained: the column holds too few vectors of finite numbers: {}",
+                failure::said(&message, location)
+            ))
         }
         lance::Error::Index { message, .. } => Error::invalid_input(format!(
             "the index cannot be built: {}",

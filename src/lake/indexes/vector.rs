@@ -299,6 +299,12 @@ fn hnsw(options: &VectorOptions) -> Result<HnswBuildParams> {
     if let Some(ef) = within("ef_construction", options.ef_construction, 1, MAX_CONSTRUCTION)? {
         hnsw.ef_construction = ef;
     }
+    if hnsw.ef_construction < hnsw.m {
+        return Err(Error::invalid_input(format!(
+            "ef_construction must be at least m: it is {}, and m is {}",
+            hnsw.ef_construction, hnsw.m
+        )));
+    }
     Ok(hnsw)
 }
 
