@@ -92,7 +92,9 @@ fn holds_blob(field: &LanceField) -> bool {
 /// What is computed in the source is plain in the view.
 fn stored(schema: &Schema) -> Result<SchemaRef> {
     let plain = |field: &Arc<Field>| {
-        check_new_name(field.name())?;
+        check_new_name(field.name()).map_err(|error| {
+            Error::invalid_input(format!("{error}: give it another by column_aliases"))
+        })?;
         let mut metadata = field.metadata().clone();
         metadata.remove(COMPUTED_KEY);
         Ok(field.as_ref().clone().with_metadata(metadata))
