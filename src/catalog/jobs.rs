@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
+use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{Branch, Job, JobKind, JobState, Properties, Table};
 
@@ -66,7 +66,12 @@ pub async fn insert_job(tx: &mut Tx, job: &Job, holder: Uuid, lease_us: i64) -> 
         .execute(c)
         .await
         .map(drop))
-    .map_err(|error| failed(error, "noting a job"))
+    .map_err(|error| {
+        if is_foreign_key_violation(&error) {
+            return Error::InvalidTableState("the table was dropped meanwhile".into());
+        }
+        failed(error, "noting a job")
+    })
 }
 
 pub async fn find_job(tx: &mut Tx, job: Uuid) -> Result<Option<Job>> {

@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
+use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::catalog::tables::find_table_by_key;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Branch, Page, Staged, Table, Upload, UploadKind, UploadState};
 
 #[derive(sqlx::FromRow)]
@@ -79,7 +79,12 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
         .execute(c)
         .await
         .map(drop))
-    .map_err(|error| failed(error, "noting an upload"))
+    .map_err(|error| {
+        if is_foreign_key_violation(&error) {
+            return Error::InvalidTableState("the table was dropped meanwhile".into());
+        }
+        failed(error, "noting an upload")
+    })
 }
 
 /// Notes a data file of an upload before its first byte is written.

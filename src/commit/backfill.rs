@@ -47,7 +47,7 @@ impl Engine {
         let backfill: Backfill = Self::request_of(job)?;
         let terms = Terms::REBASE;
         let work = |snapshot: Snapshot| {
-            let (terms, backfill) = (terms.clone(), backfill.clone());
+            let backfill = backfill.clone();
             async move { snapshot.backfill(&backfill, &terms).await }
         };
         let made = self.change_within(table, Turn::Leave, PATIENCE, caller, work).await?;

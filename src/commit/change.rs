@@ -140,7 +140,7 @@ impl Engine {
                 Err(Error::ConcurrentModification(conflict)) => {
                     return Err(self.explain(table, read_version, *conflict).await);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.unless_gone(table, error).await),
             }
         }
     }

@@ -28,7 +28,9 @@ impl Engine {
         index: &NewIndex,
         caller: &Caller,
     ) -> Result<Uuid> {
-        self.open(table, None).await?.check_index(index).await?;
+        if let Err(error) = self.open(table, None).await?.check_index(index).await {
+            return Err(self.unless_gone(table, error).await);
+        }
         let mut begun = self.begin_job(table, JobKind::CreateIndex, index, caller).await?;
         begun.wait(NEAR).await?;
         Ok(begun.job)
@@ -49,10 +51,8 @@ impl Engine {
             return Ok(Some(snapshot.version()));
         }
         let (terms, index) = (rebased(), &index);
-        let work = |snapshot: Snapshot| {
-            let terms = terms.clone();
-            async move { snapshot.build_index(&terms, index, job.key).await }
-        };
+        let work =
+            |snapshot: Snapshot| async move { snapshot.build_index(&terms, index, job.key).await };
         let made = self.change_within(table, Turn::Leave, PATIENCE, caller, work).await?;
         tracing::info!(table.id = %table.id, index = made.value, version = made.version, "built an index");
         Ok(Some(made.version))
@@ -99,17 +99,14 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Option<String>> {
         let terms = rebased();
-        let work = |snapshot: Snapshot| {
-            let terms = terms.clone();
-            async move {
-                let changed = snapshot.drop_index(&terms, name).await;
-                let outcome = match changed.outcome {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(not_found(table, name)),
-                    Err(error) => Err(error),
-                };
-                Changed { outcome, landed: changed.landed, put_begun: changed.put_begun }
-            }
+        let work = |snapshot: Snapshot| async move {
+            let changed = snapshot.drop_index(&terms, name).await;
+            let outcome = match changed.outcome {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(not_found(table, name)),
+                Err(error) => Err(error),
+            };
+            Changed { outcome, landed: changed.landed, put_begun: changed.put_begun }
         };
         let made = self.change(table, Turn::Take, caller, work).await?;
         Ok(made.transaction_id)

@@ -145,6 +145,11 @@ impl Engine {
             outcome = Box::pin(work) => outcome,
             () = self.until_lost(&job) => Err(lost()),
         };
+        let outcome = match outcome {
+            // Its files went under the work.
+            Err(Error::Internal { .. }) if self.is_dropped(job.table_key).await => Err(dropped()),
+            outcome => outcome,
+        };
         let text = outcome.as_ref().err().map(|error| match error {
             Error::Internal { .. } => "the server failed; its log tells more".to_owned(),
             error => error.to_string(),
@@ -169,6 +174,15 @@ impl Engine {
         outcome
     }
 
+    /// Whether there is no table of this key any more.
+    pub(super) async fn is_dropped(&self, table: Uuid) -> bool {
+        let found = async {
+            let mut tx = self.catalog.read().await?;
+            tables::find_table_by_key(&mut tx, table).await
+        };
+        matches!(found.await, Ok(None))
+    }
+
     /// The version that the work of a job made, if it made one.
     async fn work_of(&self, job: &Job) -> Result<Option<u64>> {
         let table = {
@@ -176,7 +190,7 @@ impl Engine {
             tables::find_table_by_key(&mut tx, job.table_key).await?
         };
         let Some(table) = table else {
-            return Err(Error::InvalidTableState("the table was dropped".into()));
+            return Err(dropped());
         };
         let table = self.on_branch(table, job.branch.clone()).await?;
         let caller = Caller::from_stored(&job.created_by);
@@ -240,6 +254,10 @@ impl Drop for Here {
     fn drop(&mut self) {
         self.engine.jobs_here().remove(&self.job);
     }
+}
+
+fn dropped() -> Error {
+    Error::InvalidTableState("the table was dropped".into())
 }
 
 fn lost() -> Error {

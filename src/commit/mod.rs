@@ -131,10 +131,14 @@ fn root_of(table: &Table) -> Location {
     Location::from_stored(table.location.clone())
 }
 
-/// One commit at a time for each branch of a table in this process: writers that wait for each other here
-/// would otherwise race in storage, and all but one would have to go again.
+/// One commit at a time for each branch of a table in this process: writers that wait for each other
+/// here would otherwise race in storage, and all but one would have to go again.
 #[derive(Clone, Default)]
-struct Turns(Arc<Mutex<HashMap<(Uuid, Branch), Arc<tokio::sync::Mutex<()>>>>>);
+struct Turns(Arc<Mutex<HashMap<Line, Turn>>>);
+
+/// A branch of a table.
+type Line = (Uuid, Branch);
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Turns {
     async fn take(&self, table: &Table) -> tokio::sync::OwnedMutexGuard<()> {

@@ -196,8 +196,11 @@ impl Engine {
         Ok(turn)
     }
 
-    /// The error, or that the branch is gone, of which it may be a consequence.
+    /// The error, or that the table or its branch is gone, of which it may be a consequence.
     pub(super) async fn unless_gone(&self, table: &Table, error: Error) -> Error {
+        if matches!(error, Error::Internal { .. }) && self.is_dropped(table.key).await {
+            return Error::TableNotFound(table.id.clone());
+        }
         match self.check_branch(table).await {
             Err(gone @ Error::TableBranchNotFound { .. }) => gone,
             _ => error,

@@ -24,9 +24,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<u64>> {
         let terms = terms(Meanwhile::Rebase, None);
-        self.change(table, Turn::Take, caller, |snapshot| {
-            let terms = terms.clone();
-            async move { snapshot.delete_rows(predicate, &terms).await }
+        self.change(table, Turn::Take, caller, |snapshot| async move {
+            snapshot.delete_rows(predicate, &terms).await
         })
         .await
     }
@@ -42,9 +41,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<u64>> {
         let terms = terms(Meanwhile::Rebase, None);
-        self.change(table, Turn::Take, caller, |snapshot| {
-            let terms = terms.clone();
-            async move { snapshot.update_rows(update, &terms).await }
+        self.change(table, Turn::Take, caller, |snapshot| async move {
+            snapshot.update_rows(update, &terms).await
         })
         .await
     }
@@ -81,7 +79,7 @@ impl Engine {
         }
         let terms = terms(Meanwhile::Refuse, until);
         self.change_within(table, Turn::Take, patience, caller, |snapshot| {
-            let (terms, source) = (terms.clone(), source.clone());
+            let source = source.clone();
             async move { snapshot.merge_rows(merge, &source, &terms).await }
         })
         .await

@@ -105,6 +105,13 @@ impl Engine {
     /// # Errors
     /// `TableVersionNotFound`; `InvalidTableState` for a table that was never written to.
     pub async fn open(&self, table: &Table, version: Option<u64>) -> Result<Snapshot> {
+        match self.open_there(table, version).await {
+            Ok(snapshot) => Ok(snapshot),
+            Err(error) => Err(self.unless_gone(table, error).await),
+        }
+    }
+
+    async fn open_there(&self, table: &Table, version: Option<u64>) -> Result<Snapshot> {
         let location = location_of(table);
         if let Some(version) = version {
             let version = self.describe_version(table, version).await?.manifest.version;
@@ -172,9 +179,8 @@ impl Engine {
     ) -> Result<Made<()>> {
         self.describe_version(table, version).await?;
         let terms = Terms::REBASE;
-        self.change(table, Turn::Take, caller, |snapshot| {
-            let terms = terms.clone();
-            async move { snapshot.restore(version, &terms).await }
+        self.change(table, Turn::Take, caller, |snapshot| async move {
+            snapshot.restore(version, &terms).await
         })
         .await
     }

@@ -271,7 +271,7 @@ both! {
             json!([{"path": "`a", "rename": "c"}]),
             json!([{"path": "a", "rename": "c"}, {"path": "b", "rename": "c"}]),
             json!([{"path": "a", "rename": "c"}, {"path": "a", "nullable": true}]),
-            json!([{"path": "a", "data_type": "int64"}]),
+            json!([{"path": "a", "data_type": 64}]),
             json!([{"path": "a", "data_type": {"type": "int65"}}]),
             json!([{"path": "a", "data_type": {"type": "list"}}]),
             json!([{"path": "a", "data_type": {"type": "fixed_size_binary", "length": -1}}]),

@@ -10,8 +10,8 @@ use super::data::finish_even_if_the_client_leaves;
 use super::tables::{DeclareTableRequest, DeclareTableResponse};
 use super::tables::{DeregisterTableRequest, DeregisterTableResponse, get_table};
 use super::versions::{
-    BatchDeleteTableVersionsRequest, BatchDeleteTableVersionsResponse, CreateTableVersionRequest,
-    CreateTableVersionResponse, TableVersion,
+    Addressed, BatchDeleteTableVersionsRequest, BatchDeleteTableVersionsResponse,
+    CreateTableVersionRequest, CreateTableVersionResponse, TableVersion,
 };
 use crate::commit::{MAX_CHANGES, TableChange, TableChanged};
 use crate::error::{Error, Result};
@@ -99,13 +99,14 @@ impl CommitTableOperation {
             }
             (None, Some(request), None, None) => creation(state, request).await,
             (None, None, Some(request), None) => {
-                let (id, branch, ranges) = request.into_parts()?;
-                let table = named(state, id, branch).await?;
+                let (about, ranges) = request.into_parts()?;
+                let table = named(state, about).await?;
                 let table = state.engine.on_branch(table.clone(), table.branch).await?;
                 Ok(TableChange::DeleteVersions { table, ranges })
             }
             (None, None, None, Some(request)) => {
-                let table = named(state, request.into_id(), None).await?;
+                let about = Addressed { id: request.into_id(), branch: None };
+                let table = named(state, about).await?;
                 Ok(TableChange::Deregister { table })
             }
             _ => Err(Error::invalid_input(
@@ -214,15 +215,15 @@ fn result(state: &AppState, changed: TableChanged) -> CommitTableResult {
 
 /// A staged version, of a table that the request names. Its branch may begin with it.
 async fn creation(state: &AppState, request: CreateTableVersionRequest) -> Result<TableChange> {
-    let (id, branch, claim, metadata) = request.into_parts()?;
-    let table = named(state, id, branch).await?;
+    let (about, claim, metadata) = request.into_parts()?;
+    let table = named(state, about).await?;
     Ok(TableChange::CreateVersion { table, claim, metadata })
 }
 
-async fn named(state: &AppState, id: Option<Vec<String>>, branch: Option<String>) -> Result<Table> {
-    let id = TableId::from_list(&needed(id)?)?;
+async fn named(state: &AppState, about: Addressed) -> Result<Table> {
+    let id = TableId::from_list(&needed(about.id)?)?;
     let table = get_table(state, &id).await?;
-    Ok(Table { branch: Branch::parse(branch.as_deref())?, ..table })
+    Ok(Table { branch: Branch::parse(about.branch.as_deref())?, ..table })
 }
 
 fn needed(id: Option<Vec<String>>) -> Result<Vec<String>> {

@@ -167,11 +167,15 @@ pub struct CreateTableVersionRequest {
     naming_scheme: Option<String>,
 }
 
+/// Which branch of which table a body is about.
+pub(super) struct Addressed {
+    pub(super) id: Option<Vec<String>>,
+    pub(super) branch: Option<String>,
+}
+
 impl CreateTableVersionRequest {
-    /// The id of the body, the branch, what is claimed, and what is kept.
-    pub(super) fn into_parts(
-        self,
-    ) -> Result<(Option<Vec<String>>, Option<String>, Claim, Properties)> {
+    /// What it is about, what is claimed, and what is kept.
+    pub(super) fn into_parts(self) -> Result<(Addressed, Claim, Properties)> {
         let schemes = [("V1", NamingScheme::V1), ("V2", NamingScheme::V2)];
         let scheme =
             one_of("naming_scheme", self.naming_scheme.as_deref(), &schemes, NamingScheme::V2)?;
@@ -181,7 +185,8 @@ impl CreateTableVersionRequest {
             size_bytes: self.manifest_size.map(|size| number("manifest_size", size)).transpose()?,
             naming_scheme: Some(scheme),
         };
-        Ok((self.envelope.id, self.branch, claim, self.metadata.unwrap_or_default()))
+        let about = Addressed { id: self.envelope.id, branch: self.branch };
+        Ok((about, claim, self.metadata.unwrap_or_default()))
     }
 }
 
@@ -218,10 +223,10 @@ pub async fn create_table_version(
     path: TablePath,
     Json(request): Json<CreateTableVersionRequest>,
 ) -> ApiResult<Reply<CreateTableVersionResponse>> {
-    let (body_id, branch, claim, metadata) = request.into_parts()?;
-    let id = path.matching(body_id.as_deref())?;
+    let (about, claim, metadata) = request.into_parts()?;
+    let id = path.matching(about.id.as_deref())?;
     // A client makes a branch by creating its first version.
-    let branch = Branch::parse(branch.as_deref())?;
+    let branch = Branch::parse(about.branch.as_deref())?;
     let table = Table { branch, ..get_table(&state, &id).await? };
     let version = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.create_version(&table, &claim, metadata, &caller).await
@@ -265,12 +270,11 @@ pub struct BatchDeleteTableVersionsRequest {
 }
 
 impl BatchDeleteTableVersionsRequest {
-    /// The id of the body, the branch, and what to delete.
-    pub(super) fn into_parts(
-        self,
-    ) -> Result<(Option<Vec<String>>, Option<String>, Vec<commit::VersionRange>)> {
+    /// What it is about, and what to delete.
+    pub(super) fn into_parts(self) -> Result<(Addressed, Vec<commit::VersionRange>)> {
         let ranges = self.ranges.into_iter().map(VersionRange::into_range);
-        Ok((self.envelope.id, self.branch, ranges.collect::<Result<_>>()?))
+        let about = Addressed { id: self.envelope.id, branch: self.branch };
+        Ok((about, ranges.collect::<Result<_>>()?))
     }
 }
 
@@ -301,9 +305,9 @@ pub async fn batch_delete_table_versions(
     path: TablePath,
     Json(request): Json<BatchDeleteTableVersionsRequest>,
 ) -> ApiResult<Reply<BatchDeleteTableVersionsResponse>> {
-    let (body_id, branch, ranges) = request.into_parts()?;
-    let id = path.matching(body_id.as_deref())?;
-    let table = get_table_on(&state, &id, branch.as_deref()).await?;
+    let (about, ranges) = request.into_parts()?;
+    let id = path.matching(about.id.as_deref())?;
+    let table = get_table_on(&state, &id, about.branch.as_deref()).await?;
     let deleted = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.delete_versions(&table, &ranges, &caller).await
     })

@@ -1,5 +1,6 @@
 //! Another program with access to the storage: Lance straight on a location, past the server.
 
+use std::future::IntoFuture;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -104,4 +105,11 @@ pub async fn index(location: &str, column: &str, kind: IndexType, params: &dyn I
     let made = Box::pin(dataset.create_index(&columns, kind, None, params, true)).await;
     made.unwrap_or_else(|error| panic!("no index on {column}: {error}"));
     dataset.version().version
+}
+
+/// Sets one key of a column's metadata.
+pub async fn set_field_metadata(location: &str, column: &str, key: &str, value: &str) {
+    let mut dataset = open(location).await;
+    let update = dataset.update_field_metadata().update(column, [(key, value)]);
+    Box::pin(update.expect("a column").into_future()).await.expect("metadata");
 }
