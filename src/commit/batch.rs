@@ -207,8 +207,9 @@ impl Engine {
             size_bytes: None,
             naming_scheme: Some(scheme),
         };
+        let newest = self.latest(&table).await?.map(|latest| latest.manifest);
         let staged =
-            self.lake.read_staged(&root_of(&table), &table.branch, &claim, Some(scheme)).await?;
+            self.lake.read_staged(&root_of(&table), &table.branch, &claim, newest.as_ref()).await?;
         if staged.hash() != *hash {
             return Err(Error::invalid_input("the staged manifest changed meanwhile"));
         }

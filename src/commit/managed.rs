@@ -120,8 +120,8 @@ impl Engine {
             };
             return Err(self.explain(table, newest, conflict).await);
         }
-        let scheme = latest.map(|latest| latest.manifest.naming_scheme);
-        let staged = self.lake.read_staged(&root_of(table), &table.branch, claim, scheme).await?;
+        let stands = latest.as_ref().map(|latest| &latest.manifest);
+        let staged = self.lake.read_staged(&root_of(table), &table.branch, claim, stands).await?;
         // A client makes a branch by the version that clones what it starts from; the branch gets
         // its entry afterwards.
         if !table.branch.is_main() && !self.lake.has_branch(&root_of(table), &table.branch).await? {
@@ -143,8 +143,8 @@ impl Engine {
         let location = location_of(table);
         let known = self.describe_version(table, claim.version).await;
         let Ok(known) = known else { return Err(error) };
-        let scheme = Some(known.manifest.naming_scheme);
-        let Ok(staged) = self.lake.read_staged(&root_of(table), &table.branch, claim, scheme).await
+        let stands = Some(&known.manifest);
+        let Ok(staged) = self.lake.read_staged(&root_of(table), &table.branch, claim, stands).await
         else {
             return Err(error);
         };

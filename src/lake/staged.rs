@@ -63,7 +63,8 @@ pub struct Claim {
 }
 
 impl Lake {
-    /// Reads a staged manifest. `scheme` is how the table names its manifests, if it has any.
+    /// Reads a staged manifest. `newest` is the newest version that stands, if there is one: it says
+    /// how the table names its manifests, and which data files were checked when they came.
     ///
     /// # Errors
     /// `InvalidInput` for a path that is not a file in the folder of the table's versions, and for
@@ -73,11 +74,12 @@ impl Lake {
         root: &Location,
         branch: &Branch,
         claim: &Claim,
-        scheme: Option<NamingScheme>,
+        newest: Option<&ManifestEntry>,
     ) -> Result<StagedManifest> {
         let location = &root.of_branch(branch);
         let (store, base) = self.store(location).await?;
         let staged = staged_path(&base, &claim.path)?;
+        let scheme = newest.map(|newest| newest.naming_scheme);
         let scheme = to_lance(scheme.or(claim.naming_scheme).unwrap_or(NamingScheme::V2));
         let size = match store.inner.head(&staged).await {
             Ok(meta) => meta.size,
@@ -121,7 +123,7 @@ impl Lake {
         if sections.iter().flatten().any(|at| *at as u64 >= size) {
             return Err(Error::invalid_input("the staged manifest points past its end"));
         }
-        self.check_places(root, location, &manifest).await?;
+        self.check_places(root, location, &manifest, newest).await?;
         let bytes = store.inner.get(&staged).await;
         let bytes = match bytes {
             Ok(found) => found.bytes().await,
@@ -158,6 +160,7 @@ impl Lake {
         root: &Location,
         location: &Location,
         manifest: &Manifest,
+        newest: Option<&ManifestEntry>,
     ) -> Result<()> {
         if manifest.schema.fields.is_empty() {
             return Err(Error::invalid_input("the staged manifest has no columns"));
@@ -169,7 +172,7 @@ impl Lake {
                 ));
             }
         }
-        let known = self.known_files(location).await?;
+        let known = self.known_files(location, newest).await?;
         let (store, base) = self.store(location).await?;
         let files = manifest.fragments.iter().flat_map(|fragment| &fragment.files);
         let mut checks = Vec::new();
@@ -198,11 +201,12 @@ impl Lake {
         futures::stream::iter(checks).buffer_unordered(CONCURRENT_CHECKS).try_collect().await
     }
 
-    /// The data files of the newest version, which were checked when they came.
-    async fn known_files(&self, location: &Location) -> Result<HashSet<String>> {
-        let Some(newest) = self.list_manifests(location).await?.pop() else {
-            return Ok(HashSet::new());
-        };
+    async fn known_files(
+        &self,
+        location: &Location,
+        newest: Option<&ManifestEntry>,
+    ) -> Result<HashSet<String>> {
+        let Some(newest) = newest else { return Ok(HashSet::new()) };
         let snapshot = self.snapshot(location, newest.version).await?;
         let files = snapshot.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
         Ok(files.map(|file| file.path.clone()).collect())
