@@ -8,6 +8,7 @@ pub mod batches;
 mod dialect;
 pub mod idempotency;
 pub mod jobs;
+pub mod multipart;
 pub mod namespaces;
 pub mod removals;
 pub mod tables;
