@@ -49,7 +49,7 @@ use crate::model::{Branch, Clock, Table};
 pub use crate::model::InsertMode;
 pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
-pub use create::{CreateMode, Created, Inserted};
+pub use create::{CreateMode, Created, Home, Inserted, NewTable};
 pub use jobs::Begun;
 pub use managed::{VersionRange, Versioning};
 pub use namespaces::{Behavior, IfExists, IfMissing};
