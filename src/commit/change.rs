@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Engine, location_of};
@@ -22,7 +23,7 @@ pub(super) enum Turn {
 }
 
 /// A change that was made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Made<T> {
     pub value: T,
     /// The newest version that it put; that on which it found nothing to do, when it put none.

@@ -49,8 +49,8 @@ impl Engine {
     }
 
     /// Stages one part, which nobody sees before the session is completed. One of the same name takes
-    /// the place of the former; one without a name is a part of its own. On an error nothing is left
-    /// behind.
+    /// the place of the former; one without a name is a part of its own. Answers the version that the
+    /// rows were checked against. On an error nothing is left behind.
     ///
     /// # Errors
     /// `InvalidInput` for a session that the table's branch does not have or that takes no more
@@ -64,7 +64,7 @@ impl Engine {
         mode: InsertMode,
         batches: Batches,
         caller: &Caller,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let name = name.map(check_name).transpose()?;
         let write_mode = match mode {
             InsertMode::Append => None,
@@ -79,7 +79,7 @@ impl Engine {
         let options = WriteOptions::default();
         let staged = self.upload_rows(table, write_mode, batches, &options, Some(part), caller);
         match staged.await {
-            Ok(_) => Ok(()),
+            Ok(staged) => Ok(staged.upload.read_version),
             Err(error) => Err(self.unless_gone(table, error).await),
         }
     }

@@ -170,7 +170,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
 /// What LanceDB's clients ask for, in the order of their documentation. Of namespaces, and of tables
 /// but for the slash, the operations above serve them too.
 fn lancedb_operations(state: &AppState) -> Router<AppState> {
-    use lancedb::{branches, changes, columns, data, indexes, tables, tags, versions};
+    use lancedb::{branches, changes, columns, data, indexes, multipart, tables, tags, versions};
     use namespace::{branches as spec_branches, tables as spec_tables, tags as spec_tags};
 
     Router::new()
@@ -181,6 +181,9 @@ fn lancedb_operations(state: &AppState) -> Router<AppState> {
         .route("/v1/table/{id}/rename/", post(tables::rename_table))
         .route("/v1/table/{id}/stats/", post(tables::get_table_stats))
         .route("/v1/table/{id}/insert/", post(data::insert_into_table))
+        .route("/v1/table/{id}/multipart_write/create", post(multipart::create_multipart_write))
+        .route("/v1/table/{id}/multipart_write/complete", post(multipart::complete_multipart_write))
+        .route("/v1/table/{id}/multipart_write/abort", post(multipart::abort_multipart_write))
         .route("/v1/table/{id}/merge_insert/", post(changes::merge_insert))
         .route("/v1/table/{id}/update/", post(changes::update_table))
         .route("/v1/table/{id}/delete/", post(changes::delete_from_table))
