@@ -44,6 +44,7 @@ mod migrations;
 mod multipart;
 mod multipart_crashes;
 mod multipart_ends;
+mod multipart_records;
 mod namespaces;
 mod openapi;
 mod pagination;
