@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Engine, location_of};
@@ -23,7 +22,7 @@ pub(super) enum Turn {
 }
 
 /// A change that was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Made<T> {
     pub value: T,
     /// The newest version that it put; that on which it found nothing to do, when it put none.

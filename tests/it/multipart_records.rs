@@ -66,6 +66,8 @@ both! {
             let version = parts.completed().await;
             run(server.database(), KEEP_SQLITE, KEEP_POSTGRES).await;
             let files = server.files();
+            let lost = "SELECT COUNT(*) FROM multipart_writes WHERE state = 'completing'";
+            assert_eq!(count(server.database(), lost).await, 1, "it was recorded");
             // Whoever made it is dead for the others.
             same(server.database(), forget).await;
             server.post_empty(&crate::support::table("ns$t", "describe")).await.ok();

@@ -94,6 +94,34 @@ both! {
 }
 
 both! {
+    /// The second answer is the first, with what the client reads of its headers.
+    async fn a_tag_that_is_made_again_is_not_there_already(server: TestServer) {
+        server.with_table("ns$t", 3).await;
+        let body = json!({"tag": "v1", "version": 1});
+        let path = table("ns$t", "tags/create/");
+        for _ in 0..2 {
+            post(&server, ID, &path, body.clone()).await.ok();
+        }
+        assert_eq!(server.post(&path, body).await.status, 400);
+        let path = table("ns$t", "update/");
+        let first = post(&server, ID, &path, one_more()).await;
+        server.insert("ns$t", &batch_ab(9..10)).await;
+        let second = post(&server, ID, &path, one_more()).await;
+        for name in ["x-lancedb-version", "content-type"] {
+            assert!(first.header(name).is_some(), "no {name}");
+            assert_eq!(second.header(name), first.header(name), "{name}");
+        }
+        let other = "5d0a3a0e-4a57-4c07-9d4e-2f7d1d7c0a11";
+        let gone = table("ns$t", "delete/");
+        let body = json!({"predicate": "no_such_column = 1"});
+        for _ in 0..2 {
+            let refused = post(&server, other, &gone, body.clone()).await;
+            assert_eq!(refused.status, 400, "{}", refused.text());
+        }
+    }
+}
+
+both! {
     /// What was refused is tried anew: it may be right by then.
     async fn an_error_is_not_kept(server: TestServer) {
         server.with_table("ns$t", 3).await;

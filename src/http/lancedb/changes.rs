@@ -8,12 +8,11 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::At;
-use super::once::Retried;
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
 use crate::http::error::ApiResult;
-use crate::http::extract::{Query, TablePath};
+use crate::http::extract::{Json, Query, TablePath};
 use crate::http::namespace::changes::{DeleteFromTableRequest, MergeQuery, UpdateTableRequest};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::tables::get_table_on;
@@ -88,13 +87,12 @@ pub(in crate::http) async fn update_table(
     State(state): State<AppState>,
     caller: Caller,
     TablePath(id, _): TablePath,
-    Retried(request, once): Retried<UpdateTableRequest>,
+    Json(request): Json<UpdateTableRequest>,
 ) -> ApiResult<At<Reply<UpdateResponse>>> {
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let update = request.into_update()?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
-        let updating = state.engine.update_rows(&table, &update, &caller);
-        state.engine.once(once.as_ref(), updating).await
+        state.engine.update_rows(&table, &update, &caller).await
     })
     .await?;
     let response = UpdateResponse { rows_updated: made.value, version: made.version };
@@ -112,13 +110,12 @@ pub(in crate::http) async fn delete_from_table(
     State(state): State<AppState>,
     caller: Caller,
     TablePath(id, _): TablePath,
-    Retried(request, once): Retried<DeleteFromTableRequest>,
+    Json(request): Json<DeleteFromTableRequest>,
 ) -> ApiResult<At<Reply<DeleteResponse>>> {
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let predicate = request.into_predicate()?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
-        let deleting = state.engine.delete_rows(&table, &predicate, &caller);
-        state.engine.once(once.as_ref(), deleting).await
+        state.engine.delete_rows(&table, &predicate, &caller).await
     })
     .await?;
     let response = DeleteResponse { num_deleted_rows: made.value, version: made.version };

@@ -2,14 +2,12 @@
 
 use axum::Json as Reply;
 use axum::extract::State;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::At;
 use super::data::Version;
-use super::once::Retried;
 use crate::commit::InsertMode;
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
@@ -36,14 +34,9 @@ pub(in crate::http) async fn create_multipart_write(
     caller: Caller,
     TablePath(id, _): TablePath,
     Query(query): Query<BeginQuery>,
-    Retried(_, once): Retried<IgnoredAny>,
 ) -> ApiResult<Reply<Begun>> {
     let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
-    let upload_id = finish_even_if_the_client_leaves(&state.work.clone(), async move {
-        let begin = state.engine.begin_multipart(&table, &caller);
-        state.engine.once(once.as_ref(), begin).await
-    })
-    .await?;
+    let upload_id = state.engine.begin_multipart(&table, &caller).await?;
     Ok(Reply(Begun { upload_id }))
 }
 
