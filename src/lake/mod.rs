@@ -7,12 +7,14 @@ mod alter;
 mod backfill;
 mod change;
 mod columns;
+mod each_query;
 mod expression;
 mod failure;
 mod fulltext;
 mod guard;
 mod indexes;
 mod location;
+mod ordering;
 mod plan;
 mod probe;
 mod publish;
@@ -55,6 +57,7 @@ pub use fulltext::TextSearch;
 pub use guard::{Fence, Landed};
 pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptions};
 pub use location::{Location, Locations};
+pub use ordering::SortKey;
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::Query;
@@ -63,7 +66,7 @@ pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate
 pub use schema::{
     check_wire_schema, data_type_from_wire, logical_schema, schema_from_stored, wire_schema,
 };
-pub use search::Vectors;
+pub use search::{Accuracy, Vectors};
 pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;

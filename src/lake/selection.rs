@@ -6,7 +6,7 @@ use lance::dataset::scanner::Scanner;
 use lance_core::datatypes::escape_field_path_for_project;
 use serde::{Deserialize, Serialize};
 
-use super::{Query, Snapshot};
+use super::{Query, Snapshot, expression};
 use crate::error::{Error, Result};
 
 /// Which columns a query answers. A column is named by its Lance field path: nested fields have
@@ -18,12 +18,17 @@ pub enum Selection {
     Columns(Vec<String>),
     /// From the name in the answer to the column in the table.
     Aliases(BTreeMap<String, String>),
+    /// Names in the answer, each with the SQL expression of its values, in the order of the answer.
+    Expressions(Vec<(String, String)>),
 }
+
+/// How many expressions one query may answer: each is planned for itself.
+const MAX_EXPRESSIONS: usize = 1_000;
 
 impl Selection {
     fn names(&self, column: &str) -> bool {
         match self {
-            Self::All | Self::Aliases(_) => false,
+            Self::All | Self::Aliases(_) | Self::Expressions(_) => false,
             Self::Columns(columns) => columns.iter().any(|name| name == column),
         }
     }
@@ -43,7 +48,7 @@ impl Snapshot {
                 let mut stored: Vec<&str> = columns
                     .iter()
                     .map(String::as_str)
-                    .filter(|name| !is_row_column(name))
+                    .filter(|name| !matches!(*name, "_rowid" | "_rowaddr"))
                     .collect();
                 stored.extend(query.rank().filter(|rank| !stored.contains(rank)));
                 if columns.is_empty() && !query.with_row_id && !query.is_search() {
@@ -67,6 +72,14 @@ impl Snapshot {
                     .map(|(to, from)| (to.as_str(), escape_field_path_for_project(from)))
                     .collect();
                 pairs.extend(query.rank().map(|rank| (rank, rank.to_owned())));
+                scanner.project_with_transform(&pairs).map_err(failed)?;
+            }
+            Selection::Expressions(pairs) => {
+                check_expressions(pairs)?;
+                let rank = query.rank().filter(|rank| pairs.iter().all(|(name, _)| name != rank));
+                let mut pairs: Vec<(&str, &str)> =
+                    pairs.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+                pairs.extend(rank.map(|rank| (rank, rank)));
                 scanner.project_with_transform(&pairs).map_err(failed)?;
             }
         }
@@ -117,9 +130,31 @@ impl Snapshot {
     }
 }
 
+/// # Errors
+/// `InvalidInput` for no expression, for too many, and for a name that means something else.
+fn check_expressions(pairs: &[(String, String)]) -> Result<()> {
+    if pairs.is_empty() {
+        return Err(Error::invalid_input("columns is empty: name a column"));
+    }
+    if pairs.len() > MAX_EXPRESSIONS {
+        return Err(Error::invalid_input(format!(
+            "columns has {} expressions: no more than {MAX_EXPRESSIONS} are served",
+            pairs.len()
+        )));
+    }
+    // A name with a meaning of its own can only mean that.
+    let taken = pairs.iter().find(|(name, text)| is_reserved(name) && text.trim() != name);
+    if let Some((taken, _)) = taken {
+        return Err(Error::invalid_input(format!(
+            "an expression cannot be answered as '{taken}': that name has a meaning of its own"
+        )));
+    }
+    expression::check_all(pairs.iter().map(|(_, text)| text.as_str()))
+}
+
 /// Columns that every table has without storing them.
 pub(super) fn is_row_column(name: &str) -> bool {
-    matches!(name, "_rowid" | "_rowaddr")
+    matches!(name, "_rowid" | "_rowaddr" | "_rowoffset")
 }
 
 /// Names of columns that an answer may have besides those that were asked for.

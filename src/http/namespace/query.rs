@@ -167,6 +167,7 @@ impl QueryTableRequest {
             refine_factor: self.refine_factor,
             ef: self.ef,
             bypass_index: self.bypass_vector_index == Some(true),
+            ..Vectors::default()
         }
     }
 }
