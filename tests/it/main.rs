@@ -36,6 +36,8 @@ mod hostile_changes;
 mod hostile_filters;
 mod ids;
 mod indexes;
+mod lancedb_blobs;
+mod lancedb_query;
 mod limits;
 mod locations;
 mod managed;
