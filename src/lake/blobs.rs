@@ -90,7 +90,8 @@ impl Snapshot {
         }
         self.check_blob_column(column)?;
         let files = self.open_blobs(column, row_ids, RowKey::Id).await?;
-        let bytes = files.iter().flatten().fold(0, |sum: u64, file| sum.saturating_add(file.size()));
+        let bytes =
+            files.iter().flatten().fold(0, |sum: u64, file| sum.saturating_add(file.size()));
         // The client looks for these words, and asks for half of the blobs then.
         if bytes > MAX_FETCHED_BYTES {
             return Err(Error::invalid_input(format!(
@@ -101,9 +102,8 @@ impl Snapshot {
         let field = Field::new(column, DataType::LargeBinary, true);
         let schema = Arc::new(Schema::new(vec![field]));
         let (of_batches, location) = (schema.clone(), self.location.clone());
-        let read = futures::stream::iter(in_batches(files)).then(move |files| {
-            read_batch(files, of_batches.clone(), location.clone())
-        });
+        let read = futures::stream::iter(in_batches(files))
+            .then(move |files| read_batch(files, of_batches.clone(), location.clone()));
         Ok(Batches { schema, stream: read.boxed() })
     }
 

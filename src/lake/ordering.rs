@@ -34,7 +34,8 @@ impl Snapshot {
         }
         let mut keys = Vec::with_capacity(query.order_by.len());
         for SortKey { column, ascending, nulls_first } in &query.order_by {
-            let field = self.dataset.schema().field(column).ok_or_else(|| self.no_column(column))?;
+            let field =
+                self.dataset.schema().field(column).ok_or_else(|| self.no_column(column))?;
             if field.data_type().is_nested() || field.is_blob() {
                 return Err(Error::invalid_input(format!(
                     "rows cannot be sorted by the column '{column}': its values, of the type {}, \

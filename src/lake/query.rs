@@ -17,7 +17,7 @@ use super::each_query::Skip;
 use super::fulltext::TextSearch;
 use super::ordering::SortKey;
 use super::search::Vectors;
-use super::selection::Selection;
+use super::selection::{Selection, without_row_id};
 use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
@@ -183,7 +183,8 @@ impl Snapshot {
             expression::check(filter)?;
         }
         self.prepare(&mut scanner, query).await?;
-        scanner.create_plan().await.map_err(|error| self.query_failed(query, error))
+        let plan = scanner.create_plan().await.map_err(|error| self.query_failed(query, error))?;
+        if query.hides_row_id() { without_row_id(plan) } else { Ok(plan) }
     }
 
     /// Runs a plan. Belongs on the readers' threads.
@@ -217,10 +218,20 @@ impl Snapshot {
                 "a word of the full_text_query is too long for its fuzziness: ask for less of it",
             );
         }
-        if query.has_expressions() {
-            failure::from_expression(error, &self.location)
-        } else {
-            self.failed(error)
+        if !query.has_expressions() {
+            return self.failed(error);
+        }
+        match failure::from_expression(error, &self.location) {
+            Error::InvalidInput(text) | Error::TableColumnNotFound(text)
+                if text.contains("_rowoffset") =>
+            {
+                Error::invalid_input(
+                    "`_rowoffset` is answered as it is, and finds rows by `_rowoffset = 1` and \
+                     `_rowoffset IN (1, 2)` where nothing is searched: other expressions do not \
+                     know it",
+                )
+            }
+            error => error,
         }
     }
 

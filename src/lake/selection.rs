@@ -1,7 +1,11 @@
 //! Choosing columns.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use lance::dataset::scanner::Scanner;
 use lance_core::datatypes::escape_field_path_for_project;
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,33 @@ impl Selection {
     }
 }
 
+impl Query {
+    /// Whether Lance needs the ids of the rows, which are not asked for: to find what rows are
+    /// sorted by, or a row at all where an expression names no column.
+    pub(super) fn hides_row_id(&self) -> bool {
+        let is_needed = match &self.selection {
+            Selection::All => false,
+            Selection::Columns(_) | Selection::Aliases(_) => !self.order_by.is_empty(),
+            Selection::Expressions(pairs) => pairs.iter().all(|(name, _)| name != "_rowid"),
+        };
+        is_needed && !self.with_row_id && !self.selection.names("_rowid")
+    }
+}
+
+/// The same without the ids of the rows.
+pub(super) fn without_row_id(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = plan.schema();
+    let columns = schema.fields().iter().enumerate();
+    let kept = columns.filter(|(_, field)| field.name() != "_rowid").map(|(at, field)| {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
+        (column, field.name().clone())
+    });
+    let kept: Vec<_> = kept.collect();
+    let plan = ProjectionExec::try_new(kept, plan)
+        .map_err(|error| Error::internal("leaving out a column", error))?;
+    Ok(Arc::new(plan))
+}
+
 impl Snapshot {
     /// Tells the scanner which columns to answer.
     ///
@@ -48,7 +79,7 @@ impl Snapshot {
                 let mut stored: Vec<&str> = columns
                     .iter()
                     .map(String::as_str)
-                    .filter(|name| !matches!(*name, "_rowid" | "_rowaddr"))
+                    .filter(|name| !matches!(*name, "_rowid" | "_rowaddr" | "_doc_index"))
                     .collect();
                 stored.extend(query.rank().filter(|rank| !stored.contains(rank)));
                 if columns.is_empty() && !query.with_row_id && !query.is_search() {
@@ -83,7 +114,7 @@ impl Snapshot {
                 scanner.project_with_transform(&pairs).map_err(failed)?;
             }
         }
-        if query.with_row_id || query.selection.names("_rowid") {
+        if query.with_row_id || query.selection.names("_rowid") || query.hides_row_id() {
             scanner.with_row_id();
         }
         if query.with_row_address || query.selection.names("_rowaddr") {
@@ -100,7 +131,8 @@ impl Snapshot {
         for column in columns {
             let of_the_query = match column.as_str() {
                 "_distance" => query.vectors.is_some(),
-                "_score" => query.text.is_some(),
+                // Which element of a list was found is answered in any case.
+                "_score" | "_doc_index" => query.text.is_some(),
                 name => is_row_column(name),
             };
             if !of_the_query {
@@ -159,5 +191,5 @@ pub(super) fn is_row_column(name: &str) -> bool {
 
 /// Names of columns that an answer may have besides those that were asked for.
 fn is_reserved(name: &str) -> bool {
-    is_row_column(name) || matches!(name, "_distance" | "_score" | "query_index")
+    is_row_column(name) || matches!(name, "_distance" | "_score" | "_doc_index" | "query_index")
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, LargeBinaryArray, NullBufferBuilder, RecordBatch, StringArray, StructArray,
+    Array, ArrayRef, AsArray, LargeBinaryArray, NullBufferBuilder, RecordBatch, StringArray,
+    StructArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, UInt64Type};
 use reqwest::Method;
@@ -265,7 +266,7 @@ both! {
         let ids_before = with_blobs(&server).await;
         let big = vec![7_u8; 9_000_000];
         let rows = rows_with(&[Some(b"new"), Some(&big), None]);
-        server.post_arrow(&path("ns$t", "insert"), ipc(&[rows.clone()])).await.ok();
+        server.post_arrow(&path("ns$t", "insert"), ipc(std::slice::from_ref(&rows))).await.ok();
         let ids = ids(&server).await;
         assert_eq!(ids.len(), ids_before.len() + 3);
         let reply = fetch(&server, "image", &ids[6..]).await;

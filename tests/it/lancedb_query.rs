@@ -133,14 +133,19 @@ both! {
     async fn columns_are_expressions_in_order(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let body = r#"{"k": 10, "columns": {"z": "a * 2", "b": "upper(b)", "a": "a",
-            "_rowid": "_rowid", "m": "CASE WHEN a > 1 THEN 'big' ELSE 'small' END"},
+            "_rowid": "_rowid", "m": "concat(b, '!')", "r": "_rowid + 1", "one": "1"},
             "filter": "a > 0"}"#;
         let answer = rows_of(ask_text(&server, "ns$t", body).await);
-        assert_eq!(columns(&answer), ["z", "b", "a", "_rowid", "m"]);
+        assert_eq!(columns(&answer), ["z", "b", "a", "_rowid", "m", "r", "one"]);
         assert_eq!(int_values(&answer, "a"), [1, 2]);
         assert_eq!(text_values(&answer, "b"), [Some("S1".into()), Some("S2".into())]);
-        assert_eq!(text_values(&answer, "m"), [Some("small".into()), Some("big".into())]);
+        assert_eq!(text_values(&answer, "m"), [Some("s1!".into()), Some("s2!".into())]);
         assert_eq!(big_numbers(&answer, "_rowid"), [1, 2]);
+        let body = r#"{"columns": {"one": "'1'", "r": "_rowid"}, "filter": "a < 2"}"#;
+        let answer = rows_of(ask_text(&server, "ns$t", body).await);
+        assert_eq!(columns(&answer), ["one", "r"]);
+        assert_eq!(text_values(&answer, "one"), [Some("1".into()), Some("1".into())]);
+        assert_eq!(big_numbers(&answer, "r"), [0, 1]);
         let body = r#"{"columns": {"c": "b", "a": "a"}, "with_row_id": true}"#;
         let answer = rows_of(ask_text(&server, "ns$t", body).await);
         assert_eq!(columns(&answer), ["c", "a", "_rowid"]);
@@ -173,7 +178,8 @@ both! {
             (json!({"_rowid": "a"}), "_rowid"),
             (json!({"_score": "a"}), "_score"),
             (json!({"x": "_distance"}), "_distance"),
-            (json!({"x": "1"}), ""),
+            (json!({"x": "CASE WHEN a > 1 THEN 1 END"}), "CASE"),
+            (json!({"x": "_rowoffset + 1"}), "_rowoffset"),
         ] {
             let reply = ask(&server, "ns$t", scan(json!({"columns": columns}))).await;
             assert_error_in(&reply, 400, &[INVALID_INPUT, TABLE_COLUMN_NOT_FOUND]);
@@ -200,7 +206,9 @@ async fn with_numbers(server: &TestServer) {
     let l = ListArray::try_new(item, OffsetBuffer::from_lengths([1; 5]), ints(0..5), None);
     let t: ArrayRef = Arc::new(StringArray::from(vec!["c", "a", "d", "b", "e"]));
     let l: ArrayRef = Arc::new(l.expect("lists"));
-    server.create("ns$n", &batch(&[("id", ints(0..5)), ("n", n), ("s", s), ("l", l), ("t", t)])).await;
+    server
+        .create("ns$n", &batch(&[("id", ints(0..5)), ("n", n), ("s", s), ("l", l), ("t", t)]))
+        .await;
 }
 
 both! {
@@ -220,6 +228,9 @@ both! {
             (json!([by("t", false, true)]), json!({"filter": "n = 3", "columns": ["id"]}),
                 vec![0, 3]),
             (json!([by("t", false, true)]), json!({"columns": {"id": "id"}, "k": 1}), vec![4]),
+            (json!([by("t", false, true)]), json!({"columns": ["id"], "k": 2}), vec![4, 2]),
+            (json!([by("s.x", true, false), by("t", true, true)]),
+                json!({"columns": ["id", "_rowoffset"]}), vec![2, 4, 3, 0, 1]),
             (json!([{"column_name": "t"}]), json!({}), vec![1, 3, 0, 2, 4]),
             (json!([]), json!({}), vec![0, 1, 2, 3, 4]),
         ] {
@@ -227,6 +238,9 @@ both! {
             body["order_by"] = keys.clone();
             assert_eq!(found(&server, "ns$n", "id", body).await, expected, "{keys} {more}");
         }
+        let hidden = rows(&server, "ns$n", json!({"columns": ["id"],
+            "order_by": [by("t", true, true)]})).await;
+        assert_eq!(columns(&hidden), ["id"]);
         for (keys, word) in [
             (json!([by("nothing", true, true)]), "nothing"),
             (json!([by("l", true, true)]), "order"),
@@ -290,6 +304,8 @@ both! {
         let many = format!("_rowoffset IN ({})", many.join(", "));
         assert_eq!(row_count(&rows(&server, "ns$t", json!({"filter": many})).await), 8);
         // Lance finds rows by their offsets, and does not compare them.
+        let near = json!({"columns": ["a", "_rowoffset"], "filter": "a > 4"});
+        assert_eq!(big_numbers(&rows(&server, "ns$t", near).await, "_rowoffset"), [4, 5, 6, 7]);
         for filter in ["_rowoffset > 2", "NOT _rowoffset IN (1, 2)", "_rowoffset + 1 = 2"] {
             assert_bad(&server, "ns$t", json!({"filter": filter}), &["_rowoffset"]).await;
         }
@@ -438,7 +454,7 @@ both! {
             (json!({"multi_match": {"query": "quick dog", "columns": ["title", "body"],
                 "boost": [1.0, 2.0]}}), vec![0, 1, 2, 3]),
             (json!({"multi_match": {"query": "bird", "columns": ["title", "body"],
-                "match_queries": [matching(json!("body"), "bird")]}}), vec![2]),
+                "match_queries": [{"column": "body", "terms": "bird", "fuzziness": 0}]}}), vec![2]),
             (json!({"combined_fields": {"query": "quick dog", "columns": ["title", "body"],
                 "boost": [1.0, 1.0], "operator": "And"}}), vec![0]),
             (json!({"boolean": {"must": [matching(json!("title"), "quick")], "should": [],
@@ -467,6 +483,41 @@ both! {
         let answer = rows(&server, "ns$t", body).await;
         assert_eq!(columns(&answer), ["id", "_score", "_rowid"]);
         assert_eq!(row_count(&answer), 1);
+    }
+}
+
+both! {
+    /// Each element of a list is a document of its own, where the index was built so.
+    async fn elements_of_lists_are_found(server: TestServer) {
+        server.create_namespace("ns").await;
+        let words: ArrayRef = Arc::new(StringArray::from(vec!["red fox", "blue", "red", "fox"]));
+        let item = Arc::new(Field::new("item", DataType::Utf8, true));
+        let lists = ListArray::try_new(item, OffsetBuffer::from_lengths([2, 2]), words, None);
+        let lists: ArrayRef = Arc::new(lists.expect("lists"));
+        server.create("ns$l", &batch(&[("id", ints(0..2)), ("tags", lists)])).await;
+        let mut index = json!({"column": "tags", "index_type": "FTS", "stem": false,
+            "with_position": false, "base_tokenizer": "simple", "language": "English",
+            "max_token_length": 40, "lower_case": true, "remove_stop_words": false,
+            "custom_stop_words": ["blue"], "ascii_folding": true, "min_ngram_length": 3,
+            "max_ngram_length": 3, "prefix_only": false, "block_size": 128,
+            "lance_tokenizer": null, "split_identifiers": false, "split_on_numerics": false,
+            "preserve_original": false, "index_operators": false});
+        index["document_granularity"] = json!("letter");
+        let reply = server.post(&path("ns$l", "create_index"), index.clone()).await;
+        assert_error(&reply, 400, INVALID_INPUT);
+        index["document_granularity"] = json!("list_element");
+        let job = server.post(&path("ns$l", "create_index"), index).await.ok();
+        server.succeeded(job["job_id"].as_str().expect("an id")).await;
+        let both = |granularity: Value| json!({"full_text_query": {"query": {"match": {
+            "column": "tags", "terms": "red fox", "operator": "And", "fuzziness": 0,
+            "document_granularity": granularity}}}, "k": 10});
+        let answer = rows(&server, "ns$l", both(json!("list_element"))).await;
+        assert_eq!(int_values(&answer, "id"), [0], "no element of the other has both");
+        assert!(columns(&answer).contains(&"_doc_index".to_string()));
+        let mut some = both(json!("list_element"));
+        some["columns"] = json!(["id", "_doc_index", "_score"]);
+        assert_eq!(int_values(&rows(&server, "ns$l", some).await, "id"), [0]);
+        assert_bad(&server, "ns$l", both(json!("letter")), &["letter"]).await;
     }
 }
 

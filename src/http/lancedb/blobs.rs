@@ -191,7 +191,9 @@ mod tests {
         ] {
             assert_eq!(of(text, size).expect(text), meant, "{text} of {size}");
         }
-        for text in ["bytes", "bytes=", "bytes=-", "bytes=4-2", "bytes=a-b", "bytes=0-1,3-4", "bytes=+1-2"] {
+        for text in
+            ["bytes", "bytes=", "bytes=-", "bytes=4-2", "bytes=a-b", "bytes=0-1,3-4", "bytes=+1-2"]
+        {
             assert!(of(text, 10).is_err(), "{text}");
         }
     }

@@ -165,11 +165,8 @@ impl QueryRequest {
 }
 
 fn accuracy(word: Option<&str>) -> Result<Accuracy> {
-    let words = [
-        ("fast", Accuracy::Fast),
-        ("normal", Accuracy::Normal),
-        ("accurate", Accuracy::Accurate),
-    ];
+    let words =
+        [("fast", Accuracy::Fast), ("normal", Accuracy::Normal), ("accurate", Accuracy::Accurate)];
     one_of("approx_mode", word, &words, Accuracy::Normal)
 }
 

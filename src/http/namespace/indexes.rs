@@ -73,6 +73,23 @@ pub struct CreateTableIndexRequest {
     stem: Option<bool>,
     remove_stop_words: Option<bool>,
     ascii_folding: Option<bool>,
+    /// In the place of the language's own. This and what follows the spec's document does not have.
+    custom_stop_words: Option<Vec<String>>,
+    /// Of the tokenizer `ngram`, in letters: 3 when absent.
+    #[schema(minimum = 1)]
+    min_ngram_length: Option<i64>,
+    #[schema(minimum = 1)]
+    max_ngram_length: Option<i64>,
+    /// Whether only the beginnings of words are ngrams.
+    prefix_only: Option<bool>,
+    /// How many documents are packed together: 128 (default) or 256.
+    block_size: Option<i64>,
+    split_identifiers: Option<bool>,
+    split_on_numerics: Option<bool>,
+    preserve_original: Option<bool>,
+    index_operators: Option<bool>,
+    /// What a search finds: a `row` (default), or a `list_element` of it.
+    document_granularity: Option<String>,
 }
 
 impl CreateTableIndexRequest {
@@ -111,6 +128,16 @@ impl CreateTableIndexRequest {
                 stem: self.stem,
                 remove_stop_words: self.remove_stop_words,
                 ascii_folding: self.ascii_folding,
+                custom_stop_words: self.custom_stop_words,
+                min_ngram_length: self.min_ngram_length,
+                max_ngram_length: self.max_ngram_length,
+                prefix_only: self.prefix_only,
+                block_size: self.block_size,
+                split_identifiers: self.split_identifiers,
+                split_on_numerics: self.split_on_numerics,
+                preserve_original: self.preserve_original,
+                index_operators: self.index_operators,
+                document_granularity: self.document_granularity,
             },
         })
     }

@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use lance::datatypes::{Field, Schema};
 use lance_core::datatypes::parse_field_path;
 use lance_index::scalar::InvertedIndexParams;
+use lance_index::scalar::inverted::DocumentGranularity;
 use serde::{Deserialize, Serialize};
 
 use super::kind::IndexKind;
@@ -18,6 +19,11 @@ const TEXT_WORKERS: usize = 2;
 /// A token is a word; a longer limit is as good as none.
 const MAX_TOKEN_BYTES: i64 = 1 << 20;
 
+/// What words that are left out may have together.
+const MAX_STOP_WORD_BYTES: usize = 64 << 10;
+/// Each length that there is makes a token of each letter.
+const MAX_NGRAM_LETTERS: u32 = 32;
+
 /// What a caller may say about a full text index; the names are the spec's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct TextOptions {
@@ -29,6 +35,21 @@ pub struct TextOptions {
     pub stem: Option<bool>,
     pub remove_stop_words: Option<bool>,
     pub ascii_folding: Option<bool>,
+    /// In the place of the language's own.
+    pub custom_stop_words: Option<Vec<String>>,
+    /// Of the tokenizer `ngram`, in letters.
+    pub min_ngram_length: Option<i64>,
+    pub max_ngram_length: Option<i64>,
+    pub prefix_only: Option<bool>,
+    /// How many documents are packed together: 128 or 256.
+    pub block_size: Option<i64>,
+    /// The next four are of the tokenizer `code`.
+    pub split_identifiers: Option<bool>,
+    pub split_on_numerics: Option<bool>,
+    pub preserve_original: Option<bool>,
+    pub index_operators: Option<bool>,
+    /// What is found: a `row`, or each `list_element` of it.
+    pub document_granularity: Option<String>,
 }
 
 impl TextOptions {
@@ -43,6 +64,16 @@ impl TextOptions {
             ("stem", self.stem.is_some()),
             ("remove_stop_words", self.remove_stop_words.is_some()),
             ("ascii_folding", self.ascii_folding.is_some()),
+            ("custom_stop_words", self.custom_stop_words.is_some()),
+            ("min_ngram_length", self.min_ngram_length.is_some()),
+            ("max_ngram_length", self.max_ngram_length.is_some()),
+            ("prefix_only", self.prefix_only.is_some()),
+            ("block_size", self.block_size.is_some()),
+            ("split_identifiers", self.split_identifiers.is_some()),
+            ("split_on_numerics", self.split_on_numerics.is_some()),
+            ("preserve_original", self.preserve_original.is_some()),
+            ("index_operators", self.index_operators.is_some()),
+            ("document_granularity", self.document_granularity.is_some()),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
@@ -75,12 +106,18 @@ impl TextOptions {
                 )));
             }
         }
-        let switches: [(Option<bool>, Switch); 5] = [
+        params = self.with_words(params)?;
+        let switches: [(Option<bool>, Switch); 10] = [
             (self.with_position, InvertedIndexParams::with_position),
             (self.lower_case, InvertedIndexParams::lower_case),
             (self.stem, InvertedIndexParams::stem),
             (self.remove_stop_words, InvertedIndexParams::remove_stop_words),
             (self.ascii_folding, InvertedIndexParams::ascii_folding),
+            (self.prefix_only, InvertedIndexParams::ngram_prefix_only),
+            (self.split_identifiers, InvertedIndexParams::split_identifiers),
+            (self.split_on_numerics, InvertedIndexParams::split_on_numerics),
+            (self.preserve_original, InvertedIndexParams::preserve_original),
+            (self.index_operators, InvertedIndexParams::index_operators),
         ];
         for (given, set) in switches {
             if let Some(given) = given {
@@ -102,6 +139,50 @@ impl TextOptions {
             ))
         })?;
         Ok(params.memory_limit_mb(TEXT_MEMORY_MIB).num_workers(TEXT_WORKERS))
+    }
+
+    /// What is a word, and what is found by it.
+    fn with_words(&self, mut params: InvertedIndexParams) -> Result<InvertedIndexParams> {
+        if let Some(words) = &self.custom_stop_words {
+            let bytes: usize = words.iter().map(String::len).sum();
+            if bytes > MAX_STOP_WORD_BYTES {
+                return Err(Error::invalid_input(format!(
+                    "custom_stop_words has {bytes} bytes: no more than {MAX_STOP_WORD_BYTES} are \
+                     served"
+                )));
+            }
+            params = params.custom_stop_words(Some(words.clone()));
+        }
+        let letters = |name: &str, given: i64| {
+            let letters = u32::try_from(given).ok().filter(|n| (1..=MAX_NGRAM_LETTERS).contains(n));
+            letters.ok_or_else(|| {
+                Error::invalid_input(format!(
+                    "{name} must be from 1 to {MAX_NGRAM_LETTERS}, and is {given}"
+                ))
+            })
+        };
+        if let Some(given) = self.min_ngram_length {
+            params = params.ngram_min_length(letters("min_ngram_length", given)?);
+        }
+        if let Some(given) = self.max_ngram_length {
+            params = params.ngram_max_length(letters("max_ngram_length", given)?);
+        }
+        if let Some(given) = self.block_size {
+            let size = usize::try_from(given).unwrap_or(0);
+            params = params.block_size(size).map_err(|_| {
+                Error::invalid_input(format!("block_size must be 128 or 256, and is {given}"))
+            })?;
+        }
+        if let Some(word) = &self.document_granularity {
+            let granularity = DocumentGranularity::try_from(word.as_str()).map_err(|_| {
+                let shown: String = word.chars().take(64).collect();
+                Error::invalid_input(format!(
+                    "unknown document_granularity '{shown}'; known are: row, list_element"
+                ))
+            })?;
+            params = params.document_granularity(granularity);
+        }
+        Ok(params)
     }
 }
 
@@ -251,6 +332,16 @@ mod tests {
         ] {
             let outcome = with(language, tokenizer).params();
             assert!(matches!(outcome, Err(Error::InvalidInput(_))), "{language} {tokenizer}");
+        }
+        for wrong in [
+            TextOptions { min_ngram_length: Some(0), ..Default::default() },
+            TextOptions { max_ngram_length: Some(33), ..Default::default() },
+            TextOptions { block_size: Some(100), ..Default::default() },
+            TextOptions { block_size: Some(-128), ..Default::default() },
+            TextOptions { document_granularity: Some("letter".into()), ..Default::default() },
+            TextOptions { custom_stop_words: Some(vec!["a".repeat(70_000)]), ..Default::default() },
+        ] {
+            assert!(matches!(wrong.params(), Err(Error::InvalidInput(_))), "{wrong:?}");
         }
         for length in [0, -1, i64::MAX] {
             let options = TextOptions { max_token_length: Some(length), ..Default::default() };
