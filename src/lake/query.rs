@@ -43,6 +43,9 @@ const MAX_RANKED: u64 = 1_000_000;
 /// Far beyond any table, and far from where adding two of them overflows.
 const MANY_ROWS: u64 = 1 << 60;
 
+/// What Lance says where it does not know the offset of a row.
+const UNKNOWN_OFFSET: [&str; 2] = ["No field named _rowoffset", "Column _rowoffset does not exist"];
+
 /// What to read.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -223,7 +226,7 @@ impl Snapshot {
         }
         match failure::from_expression(error, &self.location) {
             Error::InvalidInput(text) | Error::TableColumnNotFound(text)
-                if text.contains("_rowoffset") =>
+                if UNKNOWN_OFFSET.iter().any(|words| text.contains(words)) =>
             {
                 Error::invalid_input(
                     "`_rowoffset` is answered as it is, and finds rows by `_rowoffset = 1` and \

@@ -8,6 +8,7 @@ use arrow::array::{
     StructArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, UInt64Type};
+use lance::dataset::{InsertBuilder, WriteParams};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -295,5 +296,39 @@ both! {
         let reply = server.post_arrow(&path("ns$t", "create"), ipc(&[rows])).await;
         assert_error_in(&reply, 400, &[INVALID_INPUT, TABLE_SCHEMA_VALIDATION_ERROR]);
         assert!(!server.exists("ns$t").await);
+    }
+}
+
+both! {
+    /// Whoever writes data files says where blobs stand; only what is the lake's is read.
+    async fn a_blob_that_others_put_elsewhere_is_not_read(server: TestServer) {
+        let location = server.with_declared("ns$t").await;
+        let outside = server.home().join("secret");
+        let inside = server.lake().join("shared.bin");
+        let beside = server.lake().join("..").join("secret");
+        let places: Vec<String> = [&outside, &inside, &beside]
+            .map(|file| format!("file://{}", file.display()))
+            .to_vec();
+        std::fs::write(&outside, b"not for you").expect("a file");
+        std::fs::write(&inside, b"for all").expect("a file");
+        let fields = vec![Field::new("id", DataType::Int32, true), blob_field("image")];
+        let uris: Vec<Option<&str>> = places.iter().map(|place| Some(place.as_str())).collect();
+        let columns = vec![ints(0..3), blobs(&[None; 3], &uris)];
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("rows");
+        let params = WriteParams { allow_external_blob_outside_bases: true, ..Default::default() };
+        let insert = InsertBuilder::new(location.as_str()).with_params(&params);
+        Box::pin(insert.execute(vec![rows])).await.expect("a foreign write");
+        let ids = ids(&server).await;
+        assert_eq!(fetched(&fetch(&server, "image", &ids[1..2]).await, "image"),
+            [Some(b"for all".to_vec())]);
+        let reply = get(&server, ids[1], Some("bytes=4-6")).await;
+        assert_eq!((reply.status, reply.raw.as_slice()), (206, b"all".as_slice()));
+        for row in [ids[0], ids[2]] {
+            for reply in [fetch(&server, "image", &[ids[1], row]).await,
+                get(&server, row, Some("bytes=0-0")).await, get(&server, row, None).await] {
+                assert_error(&reply, 400, INVALID_INPUT);
+                assert!(reply.text().contains("does not read"), "{}", reply.text());
+            }
+        }
     }
 }

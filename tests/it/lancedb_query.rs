@@ -456,7 +456,7 @@ both! {
             (json!({"multi_match": {"query": "bird", "columns": ["title", "body"],
                 "match_queries": [{"column": "body", "terms": "bird", "fuzziness": 0}]}}), vec![2]),
             (json!({"combined_fields": {"query": "quick dog", "columns": ["title", "body"],
-                "boost": [1.0, 1.0], "operator": "And"}}), vec![0]),
+                "boost": [1.0, 1.0], "operator": "And"}}), vec![0, 1]),
             (json!({"boolean": {"must": [matching(json!("title"), "quick")], "should": [],
                 "must_not": [matching(json!("title"), "brown")]}}), vec![2]),
         ] {
