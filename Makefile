@@ -30,9 +30,11 @@ build: ## make the release binary, after installing what that needs
 test: ## format check, lints and every test, on SQLite and on a throw-away PostgreSQL
 	scripts/provision cargo rust-tools cc protoc python postgres
 	scripts/client-venv
+	scripts/client-node
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
-	python="$$(scripts/client-venv)" && TILTYARD_TEST_PYTHON="$$python" \
+	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && \
+		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" \
 		scripts/with-postgres cargo test --locked
 
 fmt: ## format the source

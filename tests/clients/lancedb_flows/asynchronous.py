@@ -31,9 +31,9 @@ async def work(db):
     await table.create_index("id", config=BTree(), wait_timeout=WAIT)
     assert sorted(index.name for index in await table.list_indices()) == ["id_idx", "text_idx"]
     assert await found(table.query().nearest_to_text("word7")) == [7]
-    hybrid = table.query().nearest_to(point(7)).nearest_to_text("word9").rerank(RRFReranker()).limit(3)
+    hybrid = table.query().nearest_to(point(9.4)).nearest_to_text("word10").rerank(RRFReranker()).limit(3)
     best = await hybrid.to_arrow()
-    assert best["id"].to_pylist()[0] == 9 and "_relevance_score" in best.column_names, best
+    assert best["id"].to_pylist()[0] == 10 and "_relevance_score" in best.column_names, best
     batches = [batch async for batch in await table.query().where("id < 10").to_batches()]
     assert pa.Table.from_batches(batches).num_rows == 10
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
