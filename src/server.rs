@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::commit::{Engine, Versioning};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::http::{AppState, Limits, router};
+use crate::http::{AppState, Limits, UnknownDatabases, router};
 use crate::lake::Lake;
 use crate::{jobs, model};
 
@@ -99,7 +99,9 @@ async fn build(settings: &Settings) -> Result<AppState> {
         max_body_bytes: settings.max_body_bytes,
         max_batch_bytes: settings.max_batch_bytes,
     };
-    Ok(AppState { catalog, lake, engine, limits, work })
+    let unknown_databases =
+        if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
+    Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
 }
 
 /// Brings the schema of the database up to date, and nothing else.

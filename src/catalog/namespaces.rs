@@ -127,13 +127,10 @@ pub async fn delete_namespace(tx: &mut Tx, namespace: &Namespace) -> Result<()> 
 
 /// The namespaces under `id`, deepest first, so that each can be deleted in turn.
 pub async fn list_descendants(tx: &mut Tx, id: &NamespaceId) -> Result<Vec<Namespace>> {
-    // The separator is U+001F, so every descendant sorts before the prefix followed by U+0020.
     const SQL: &str = "SELECT namespace_id, path, properties FROM namespaces \
         WHERE path > $1 AND path < $2 ORDER BY path DESC";
-    let prefix = id.stored_prefix();
-    let end =
-        if prefix.is_empty() { "\u{10ffff}".to_owned() } else { format!("{} ", id.to_stored()) };
-    run!(tx, |c| sqlx::query_as::<_, NamespaceRow>(SQL).bind(&prefix).bind(&end).fetch_all(c).await)
+    let (first, end) = id.stored_range();
+    run!(tx, |c| sqlx::query_as::<_, NamespaceRow>(SQL).bind(&first).bind(&end).fetch_all(c).await)
         .map_err(|error| failed(error, "listing namespaces"))?
         .into_iter()
         .map(NamespaceRow::into_namespace)

@@ -115,13 +115,21 @@ pub async fn list_tables(
     .map_err(|error| failed(error, "listing tables"))
 }
 
-/// All tables in the order in which they were made, each with the key that a page continues from.
-pub async fn list_all_tables(tx: &mut Tx, shown: Shown, page: &Page) -> Result<Vec<Table>> {
+/// All tables within a namespace, however deep, in the order in which they were made, each with the
+/// key that a page continues from.
+pub async fn list_all_tables(
+    tx: &mut Tx,
+    within: &NamespaceId,
+    shown: Shown,
+    page: &Page,
+) -> Result<Vec<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
         t.properties \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
-        WHERE t.table_id > $1 AND t.state IN ($2, $3) ORDER BY t.table_id LIMIT $4";
+        WHERE t.table_id > $1 AND t.state IN ($2, $3) AND n.path >= $4 AND n.path < $5 \
+        ORDER BY t.table_id LIMIT $6";
     let (created, other) = shown.states();
+    let (first, end) = within.stored_range();
     let after = match page.after.as_deref() {
         None => Uuid::nil(),
         Some(key) => Uuid::parse_str(key).map_err(|_| {
@@ -132,6 +140,8 @@ pub async fn list_all_tables(tx: &mut Tx, shown: Shown, page: &Page) -> Result<V
         .bind(after)
         .bind(created)
         .bind(other)
+        .bind(&first)
+        .bind(&end)
         .bind(page.fetch_limit())
         .fetch_all(c)
         .await)

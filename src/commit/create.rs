@@ -22,6 +22,25 @@ pub enum CreateMode {
     Overwrite,
 }
 
+/// Where a new table goes when its namespace is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// It must be there.
+    Known,
+    /// It is a child of the root, which is made with its first table.
+    MadeOnDemand,
+}
+
+/// A table to be made of rows.
+#[derive(Debug)]
+pub struct NewTable<'a> {
+    pub id: &'a TableId,
+    pub mode: CreateMode,
+    pub location: NewLocation<'a>,
+    pub properties: Properties,
+    pub home: Home,
+}
+
 /// What inserting does with the rows that are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InsertMode {
@@ -52,27 +71,28 @@ impl Engine {
     /// `NamespaceNotFound`, `TableAlreadyExists`, and what the stream of batches ends with.
     pub async fn create_table(
         &self,
-        id: &TableId,
-        mode: CreateMode,
-        location: NewLocation<'_>,
-        properties: Properties,
+        new: NewTable<'_>,
         batches: Batches,
         caller: &Caller,
     ) -> Result<Created> {
+        let NewTable { id, mode, .. } = new;
         let existing = {
             let mut tx = self.catalog.read().await?;
-            namespaces::get_namespace(&mut tx, &id.namespace).await?;
-            tables::find_table(&mut tx, id).await?
+            match namespaces::find_namespace(&mut tx, &id.namespace).await? {
+                Some(_) => tables::find_table(&mut tx, id).await?,
+                None if new.home == Home::MadeOnDemand => None,
+                None => return Err(Error::NamespaceNotFound(id.namespace.clone())),
+            }
         };
-        let table = match (existing, location) {
+        let table = match (existing, new.location) {
             (Some(table), _) => table,
-            (None, NewLocation::Own) => {
-                return self.create_new(id, mode, properties, batches, None, caller).await;
-            }
+            (None, NewLocation::Own) => return self.create_new(new, batches, None, caller).await,
             (None, NewLocation::At(location)) => {
-                return self.create_at(id, location, properties, batches, caller).await;
+                self.make_home(id, new.home, caller).await?;
+                return self.create_at(id, location, new.properties, batches, caller).await;
             }
         };
+        let properties = new.properties;
         let latest = self.latest(&table).await?.map_or(0, |latest| latest.manifest.version);
         if latest > 0 {
             match mode {
@@ -109,6 +129,13 @@ impl Engine {
             version: inserted.version,
             transaction_id: Some(inserted.transaction_id),
         })
+    }
+
+    async fn make_home(&self, id: &TableId, home: Home, caller: &Caller) -> Result<()> {
+        match home {
+            Home::Known => Ok(()),
+            Home::MadeOnDemand => self.make_if_missing(&id.namespace, caller).await,
+        }
     }
 
     async fn set_properties(
@@ -172,13 +199,12 @@ impl Engine {
     /// of two who make the same name at once, the database lets one in. With a `view` it is one.
     pub(super) async fn create_new(
         &self,
-        id: &TableId,
-        mode: CreateMode,
-        properties: Properties,
+        new: NewTable<'_>,
         batches: Batches,
         view: Option<&View>,
         caller: &Caller,
     ) -> Result<Created> {
+        let NewTable { id, mode, .. } = new;
         let key = Uuid::now_v7();
         let folder = self.new_location(id, key, NewLocation::Own)?;
         {
@@ -194,9 +220,9 @@ impl Engine {
             branch: Branch::main(),
             state: TableState::Created,
             origin: Origin::Catalog,
-            properties,
+            properties: new.properties.clone(),
         };
-        match self.write_first(&table, &folder, batches, view, caller).await {
+        match self.write_first(&table, &folder, batches, new.home, view, caller).await {
             Ok(created) => Ok(created),
             Err(error) => {
                 if error.is_certainly_not_committed() {
@@ -224,6 +250,7 @@ impl Engine {
         table: &Table,
         folder: &Location,
         batches: Batches,
+        home: Home,
         view: Option<&View>,
         caller: &Caller,
     ) -> Result<Created> {
@@ -246,6 +273,7 @@ impl Engine {
             committed_at_us: self.now_us(),
             properties: Properties::new(),
         };
+        self.make_home(&table.id, home, caller).await?;
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;

@@ -47,7 +47,7 @@ use crate::model::{Branch, Clock, Table};
 
 pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
-pub use create::{CreateMode, Created, InsertMode, Inserted};
+pub use create::{CreateMode, Created, Home, InsertMode, Inserted, NewTable};
 pub use jobs::Begun;
 pub use managed::{VersionRange, Versioning};
 pub use namespaces::{Behavior, IfExists, IfMissing};

@@ -29,6 +29,21 @@ pub enum Behavior {
 }
 
 impl Engine {
+    /// Makes a namespace unless it is there.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound` for the parent.
+    pub async fn make_if_missing(&self, id: &NamespaceId, caller: &Caller) -> Result<()> {
+        let found = {
+            let mut tx = self.catalog.read().await?;
+            namespaces::find_namespace(&mut tx, id).await?
+        };
+        if found.is_none() {
+            self.create_namespace(id, IfExists::Keep, Properties::new(), caller).await?;
+        }
+        Ok(())
+    }
+
     /// Answers the properties that the namespace has afterwards.
     ///
     /// # Errors

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CommitOutcome, CommitRequest, CreateMode, Engine, OnConflict, StagedUpload};
+use super::{
+    CommitOutcome, CommitRequest, CreateMode, Engine, Home, NewLocation, NewTable, OnConflict,
+    StagedUpload,
+};
 use crate::catalog::{namespaces, tables, views};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, ViewQuery, WriteMode, WriteOptions};
@@ -82,8 +85,14 @@ impl Engine {
             .map_err(|error| Error::internal("noting a view", error))?;
         let view = View { source_key: source.key, query };
         let nothing = Batches { schema, stream: futures::stream::empty().boxed() };
-        let (mode, properties) = (CreateMode::Create, Properties::new());
-        let created = self.create_new(id, mode, properties, nothing, Some(&view), caller).await?;
+        let table = NewTable {
+            id,
+            mode: CreateMode::Create,
+            location: NewLocation::Own,
+            properties: Properties::new(),
+            home: Home::Known,
+        };
+        let created = self.create_new(table, nothing, Some(&view), caller).await?;
         let job = match new.rows {
             FirstRows::None => None,
             FirstRows::OfTheQuery => {

@@ -10,6 +10,7 @@
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
 //! | `--no-managed-versioning` | `TILTYARD_NO_MANAGED_VERSIONING` | `managed_versioning = false` |
+//! | `--no-create-databases` | `TILTYARD_NO_CREATE_DATABASES` | `create_databases = false` |
 //! | `--gc-interval` | `TILTYARD_GC_INTERVAL` | `gc_interval` |
 //! | `--upload-ttl` | `TILTYARD_UPLOAD_TTL` | `upload_ttl` |
 //! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
@@ -46,6 +47,8 @@ pub struct Settings {
     pub allow_locations: Vec<String>,
     /// Whether clients are asked to commit through this server to the tables that it made.
     pub managed_versioning: bool,
+    /// Whether the first table of a database that a LanceDB client names makes the database.
+    pub create_databases: bool,
     /// How often garbage is swept.
     #[serde(with = "humantime_serde")]
     pub gc_interval: Duration,
@@ -74,6 +77,7 @@ impl Default for Settings {
             storage_options: BTreeMap::new(),
             allow_locations: Vec::new(),
             managed_versioning: true,
+            create_databases: true,
             gc_interval: Duration::from_secs(10 * 60),
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             max_body_bytes: None,
@@ -134,6 +138,22 @@ pub struct Overrides {
         serialize_with = "negate"
     )]
     pub no_managed_versioning: Option<bool>,
+
+    /// Refuse databases of LanceDB clients that are no namespaces yet, instead of making them
+    #[arg(
+        long,
+        env = "TILTYARD_NO_CREATE_DATABASES",
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(
+        rename = "create_databases",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "negate"
+    )]
+    pub no_create_databases: Option<bool>,
 
     /// Where new tables go: a path or s3://, gs://, az://, file:// [default: tiltyard-data/lake]
     #[arg(long, env = "TILTYARD_STORAGE_ROOT", value_name = "URI")]

@@ -54,27 +54,46 @@ impl<E: Into<Error>> From<E> for ApiError {
     }
 }
 
-/// The spec's code and HTTP status of each kind of error.
-fn status_and_code(error: &Error) -> (StatusCode, u32) {
+/// Who the answer is for. The body is the same; the status says to each what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// The Lance Namespace specification.
+    Namespace,
+    /// LanceDB's own clients. They send a request again after 409, 429 and 5xx, so that 409 is kept
+    /// for what can succeed then, and take 404 for a table that is not there.
+    LanceDb,
+}
+
+/// The HTTP status of each kind of error, and the spec's code.
+fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
+    let (not_served, stands, not_within) = match dialect {
+        Dialect::Namespace => {
+            (StatusCode::NOT_ACCEPTABLE, StatusCode::CONFLICT, StatusCode::NOT_FOUND)
+        }
+        Dialect::LanceDb => {
+            (StatusCode::NOT_IMPLEMENTED, StatusCode::BAD_REQUEST, StatusCode::BAD_REQUEST)
+        }
+    };
     match error {
-        Error::Unsupported(_) => (StatusCode::NOT_ACCEPTABLE, 0),
+        Error::Unsupported(_) => (not_served, 0),
         Error::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, 1),
         Error::NamespaceAlreadyExists(_) => (StatusCode::CONFLICT, 2),
         Error::NamespaceNotEmpty(_) => (StatusCode::CONFLICT, 3),
         Error::TableNotFound(_) => (StatusCode::NOT_FOUND, 4),
-        Error::TableAlreadyExists(_) => (StatusCode::CONFLICT, 5),
+        Error::TableAlreadyExists(_) => (stands, 5),
         Error::TableIndexNotFound { .. } => (StatusCode::NOT_FOUND, 6),
-        Error::TableIndexAlreadyExists(_) => (StatusCode::CONFLICT, 7),
-        Error::TableTagNotFound { .. } => (StatusCode::NOT_FOUND, 8),
-        Error::TableTagAlreadyExists { .. } => (StatusCode::CONFLICT, 9),
+        Error::TableIndexAlreadyExists(_) => (stands, 7),
+        Error::TableTagNotFound { .. } => (not_within, 8),
+        Error::TableTagAlreadyExists { .. } => (stands, 9),
         Error::TransactionNotFound(_) => (StatusCode::NOT_FOUND, 10),
-        Error::TableVersionNotFound { .. } => (StatusCode::NOT_FOUND, 11),
-        Error::TableColumnNotFound(_) => (StatusCode::NOT_FOUND, 12),
+        Error::TableVersionNotFound { .. } => (not_within, 11),
+        Error::TableColumnNotFound(_) => (not_within, 12),
         Error::InvalidInput(_) => (StatusCode::BAD_REQUEST, 13),
-        Error::ConcurrentModification(_) => (StatusCode::CONFLICT, 14),
+        Error::ConcurrentModification(conflict) if conflict.retryable => (StatusCode::CONFLICT, 14),
+        Error::ConcurrentModification(_) => (stands, 14),
         Error::ServiceUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, 17),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, 18),
-        Error::InvalidTableState(_) => (StatusCode::CONFLICT, 19),
+        Error::InvalidTableState(_) => (stands, 19),
         Error::TableSchemaValidation(_) => (StatusCode::BAD_REQUEST, 20),
         Error::TableBranchNotFound { .. } => (StatusCode::NOT_FOUND, 22),
         Error::TableBranchAlreadyExists { .. } => (StatusCode::CONFLICT, 23),
@@ -86,8 +105,9 @@ pub(super) fn render(response: Response, path: &str) -> Response {
     let Some(ApiError(error)) = response.extensions().get::<ApiError>().cloned() else {
         return response;
     };
-    let (status, code) = status_and_code(&error);
-    if status.is_server_error() {
+    let dialect = response.extensions().get().copied().unwrap_or(Dialect::Namespace);
+    let (status, code) = status_and_code(&error, dialect);
+    if !error.is_certainly_not_committed() {
         let cause = std::error::Error::source(error.as_ref()).map(|cause| format!("{cause:?}"));
         tracing::error!(%error, cause, "request failed");
     }
@@ -130,8 +150,12 @@ fn plain(status: StatusCode, error: &str, path: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// The answer for a path that no operation has.
+/// The answer for a path that no operation has. LanceDB's clients would take 404 for a table that is
+/// not there.
 pub(super) async fn no_such_route(uri: axum::http::Uri) -> Response {
+    if uri.path().starts_with("/v1/table/") && uri.path().ends_with('/') {
+        return plain(StatusCode::NOT_IMPLEMENTED, "this operation is not served", uri.path());
+    }
     plain(StatusCode::NOT_FOUND, "no operation has this path", uri.path())
 }
 
@@ -142,7 +166,7 @@ pub(super) async fn no_such_method(uri: axum::http::Uri) -> Response {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, _) = status_and_code(&self.0);
+        let (status, _) = status_and_code(&self.0, Dialect::Namespace);
         let mut response = status.into_response();
         response.extensions_mut().insert(self);
         response

@@ -15,7 +15,7 @@ use utoipa::openapi::{Required, Schema};
 use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
-use crate::model::{Caller, NamespaceId, TableId};
+use crate::model::{Caller, Name, NamespaceId, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
@@ -61,15 +61,74 @@ impl<S: Sync> FromRequestParts<S> for Delimiter {
     }
 }
 
+/// Which database a LanceDB client is connected to, and the folder within it.
+const DATABASE_HEADER: &str = "x-lancedb-database";
+const DATABASE_PREFIX_HEADER: &str = "x-lancedb-database-prefix";
+
+/// The database that a LanceDB client is connected to: the root namespace in which everything that
+/// the request names is. `db://a/b/c` is the root namespace `a/b/c`. Without the headers there is
+/// none, and names start at the root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Database(Option<Name>);
+
+impl<S: Sync> FromRequestParts<S> for Database {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let text = |name| match parts.headers.get(name).map(|value| value.to_str()) {
+            None => Ok(""),
+            Some(Ok(text)) => Ok(text.trim_matches('/')),
+            Some(Err(_)) => Err(Error::invalid_input(format!("the header {name} is not text"))),
+        };
+        let (database, prefix) = (text(DATABASE_HEADER)?, text(DATABASE_PREFIX_HEADER)?);
+        let name = match (database, prefix) {
+            ("", "") => return Ok(Self(None)),
+            (database, "") => database.to_owned(),
+            ("", prefix) => prefix.to_owned(),
+            (database, prefix) => format!("{database}/{prefix}"),
+        };
+        Ok(Self(Some(Name::new(name).map_err(Error::from)?)))
+    }
+}
+
+impl Database {
+    /// Its namespace; `None` when names start at the root.
+    pub fn namespace(&self) -> Option<NamespaceId> {
+        self.0.as_ref().map(|_| self.holds(NamespaceId::root()))
+    }
+
+    /// The namespace that a client of this database means.
+    pub fn holds(&self, id: NamespaceId) -> NamespaceId {
+        match &self.0 {
+            Some(name) => id.under(name.clone()),
+            None => id,
+        }
+    }
+
+    /// The table that a client of this database means.
+    pub fn holds_table(&self, id: TableId) -> TableId {
+        TableId { namespace: self.holds(id.namespace), name: id.name }
+    }
+
+    /// An identifier as a client of this database knows it.
+    pub fn shown(&self, mut names: Vec<String>) -> Vec<String> {
+        if self.0.is_some() && !names.is_empty() {
+            names.remove(0);
+        }
+        names
+    }
+}
+
 /// A namespace that the path names.
-pub struct NamespacePath(pub NamespaceId);
+pub struct NamespacePath(pub NamespaceId, pub Database);
 
 impl<S: Sync> FromRequestParts<S> for NamespacePath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let (id, delimiter) = raw_id(parts).await?;
-        Ok(Self(NamespaceId::parse(&id, &delimiter)?))
+        let database = Database::from_request_parts(parts, &()).await?;
+        Ok(Self(database.holds(NamespaceId::parse(&id, &delimiter)?), database))
     }
 }
 
@@ -77,20 +136,21 @@ impl NamespacePath {
     /// # Errors
     /// `InvalidInput` when the body names another object than the path.
     pub fn matching(self, body_id: Option<&[String]>) -> Result<NamespaceId> {
-        same_id(body_id, &self.0.to_list())?;
+        same_id(body_id, &self.1.shown(self.0.to_list()))?;
         Ok(self.0)
     }
 }
 
 /// A table that the path names.
-pub struct TablePath(pub TableId);
+pub struct TablePath(pub TableId, pub Database);
 
 impl<S: Sync> FromRequestParts<S> for TablePath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let (id, delimiter) = raw_id(parts).await?;
-        Ok(Self(TableId::parse(&id, &delimiter)?))
+        let database = Database::from_request_parts(parts, &()).await?;
+        Ok(Self(database.holds_table(TableId::parse(&id, &delimiter)?), database))
     }
 }
 
@@ -98,7 +158,7 @@ impl TablePath {
     /// # Errors
     /// `InvalidInput` when the body names another object than the path.
     pub fn matching(self, body_id: Option<&[String]>) -> Result<TableId> {
-        same_id(body_id, &self.0.to_list())?;
+        same_id(body_id, &self.1.shown(self.0.to_list()))?;
         Ok(self.0)
     }
 }

@@ -17,6 +17,9 @@ use super::error::{ApiError, render};
 use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What LanceDB's clients may ask for: with 0.4.0 uploads in parts and one commit.
+const PHALANX_VERSION: HeaderName = HeaderName::from_static("phalanx-version");
+const SPOKEN: HeaderValue = HeaderValue::from_static("0.4.0");
 /// A caller's own request id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 /// A body up to this length is read before its request is looked at.
@@ -44,6 +47,7 @@ async fn observe(request: Request, next: Next) -> Response {
         };
         let mut response = render(answer, &path);
         response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(PHALANX_VERSION, SPOKEN);
         tracing::info!(
             status = response.status().as_u16(),
             elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),

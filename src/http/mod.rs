@@ -6,6 +6,7 @@ pub mod distributed;
 pub mod error;
 pub mod extract;
 mod health;
+mod lancedb;
 mod middleware;
 pub mod namespace;
 pub mod openapi;
@@ -13,6 +14,8 @@ pub mod openapi;
 use std::sync::LazyLock;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
 use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,10 +23,13 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::catalog::Catalog;
-use crate::commit::Engine;
+use crate::commit::{Engine, Home};
+use crate::error::{Error, Result};
 use crate::lake::Lake;
+use crate::model::{Caller, NamespaceId, TableId};
 
 use distributed::{commits, fragments, uploads};
+use extract::Database;
 use namespace::{
     backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
     tags, transactions, versions, views,
@@ -36,8 +42,48 @@ pub struct AppState {
     pub lake: Lake,
     pub engine: Engine,
     pub limits: Limits,
+    pub unknown_databases: UnknownDatabases,
     /// What has to come to its end even when its client hangs up.
     pub work: TaskTracker,
+}
+
+/// What becomes of a database that a LanceDB client names and that is no namespace yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownDatabases {
+    /// It is empty, and its first table or namespace makes it.
+    Made,
+    Refused,
+}
+
+impl AppState {
+    /// Where a new table goes when the database is not there.
+    fn home_in(&self, database: &Database, id: &TableId) -> Home {
+        let is_top = database.namespace().as_ref() == Some(&id.namespace);
+        match self.unknown_databases {
+            UnknownDatabases::Made if is_top => Home::MadeOnDemand,
+            _ => Home::Known,
+        }
+    }
+
+    /// What is asked of a namespace that is not there: the database itself is as good as empty before
+    /// its first table.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound` for any other.
+    fn unless_unknown(&self, database: &Database, id: &NamespaceId) -> Result<()> {
+        match (database.namespace(), self.unknown_databases) {
+            (Some(root), UnknownDatabases::Made) if root == *id => Ok(()),
+            _ => Err(Error::NamespaceNotFound(id.clone())),
+        }
+    }
+
+    /// Makes sure that something can be put into the database.
+    async fn open_database(&self, database: &Database, caller: &Caller) -> Result<()> {
+        match (database.namespace(), self.unknown_databases) {
+            (Some(id), UnknownDatabases::Made) => self.engine.make_if_missing(&id, caller).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a request may cost.
@@ -121,6 +167,44 @@ fn operations() -> (Router<AppState>, OpenApi) {
     (router, document)
 }
 
+/// What LanceDB's clients ask for, in the order of their documentation. Of namespaces, and of tables
+/// but for the slash, the operations above serve them too.
+fn lancedb_operations(state: &AppState) -> Router<AppState> {
+    use lancedb::{branches, changes, columns, data, indexes, tables, tags, versions};
+    use namespace::{branches as spec_branches, tables as spec_tables, tags as spec_tags};
+
+    Router::new()
+        .route("/v1/table/", get(tables::list_tables))
+        .route("/v1/table/{id}/create/", post(data::create_table))
+        .route("/v1/table/{id}/describe/", post(tables::describe_table))
+        .route("/v1/table/{id}/drop/", post(spec_tables::drop_table))
+        .route("/v1/table/{id}/rename/", post(tables::rename_table))
+        .route("/v1/table/{id}/stats/", post(tables::get_table_stats))
+        .route("/v1/table/{id}/insert/", post(data::insert_into_table))
+        .route("/v1/table/{id}/merge_insert/", post(changes::merge_insert))
+        .route("/v1/table/{id}/update/", post(changes::update_table))
+        .route("/v1/table/{id}/delete/", post(changes::delete_from_table))
+        .route("/v1/table/{id}/create_index/", post(indexes::create_index))
+        .route("/v1/table/{id}/index/list/", post(indexes::list_indexes))
+        .route("/v1/table/{id}/index/{index_name}/stats/", post(indexes::describe_index_stats))
+        .route("/v1/table/{id}/index/{index_name}/drop/", post(indexes::drop_index))
+        .route("/v1/table/{id}/version/list/", post(versions::list_versions))
+        .route("/v1/table/{id}/restore/", post(versions::restore_table))
+        .route("/v1/table/{id}/tags/list/", post(tags::list_tags))
+        .route("/v1/table/{id}/tags/version/", post(spec_tags::get_table_tag_version))
+        .route("/v1/table/{id}/tags/create/", post(spec_tags::create_table_tag))
+        .route("/v1/table/{id}/tags/update/", post(spec_tags::update_table_tag))
+        .route("/v1/table/{id}/tags/delete/", post(spec_tags::delete_table_tag))
+        .route("/v1/table/{id}/branches/list/", post(branches::list_branches))
+        .route("/v1/table/{id}/branches/create/", post(spec_branches::create_table_branch))
+        .route("/v1/table/{id}/branches/delete/", post(spec_branches::delete_table_branch))
+        .route("/v1/table/{id}/alter_columns/", post(columns::alter_columns))
+        .route("/v1/table/{id}/drop_columns/", post(columns::drop_columns))
+        .route("/v1/table/{id}/update_field_metadata/", post(columns::update_field_metadata))
+        .route("/v1/table/{id}/errors", post(lancedb::not_served))
+        .route_layer(from_fn_with_state(state.clone(), lancedb::speak))
+}
+
 /// The OpenAPI document of what is served.
 pub fn document() -> &'static OpenApi {
     static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| operations().1);
@@ -131,6 +215,7 @@ pub fn document() -> &'static OpenApi {
 pub fn router(state: AppState) -> Router {
     let served = operations()
         .0
+        .merge(lancedb_operations(&state))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(error::no_such_route)

@@ -61,7 +61,8 @@ pub use query::Query;
 pub use refs::{Before, BranchEntry, NewBranch, Tag, check_new_branch};
 pub use rows::{Matched, Merge, Merged, NotMatched, NotMatchedBySource, RowUpdate};
 pub use schema::{
-    check_wire_schema, data_type_from_wire, logical_schema, schema_from_stored, wire_schema,
+    check_wire_schema, data_type_from_wire, logical_schema, logical_type, schema_from_stored,
+    wire_schema,
 };
 pub use search::Vectors;
 pub use selection::Selection;

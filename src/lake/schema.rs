@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
-use lance::arrow::json::JsonSchema;
+use lance::arrow::json::{JsonDataType, JsonSchema};
 use lance::datatypes::Schema;
 use lance_core::datatypes::LogicalType;
 use lance_file::datatypes::FieldsWithMeta;
@@ -91,6 +91,19 @@ pub fn data_type_from_wire(value: &serde_json::Value) -> Result<DataType> {
         Some(_) => Error::invalid_input(format!("the data type: {}", unspaced(&error))),
         None => unknown(),
     })
+}
+
+/// Reads a type in Lance's logical types, as [`logical_schema`] writes them.
+///
+/// # Errors
+/// `InvalidInput` for what is no type.
+pub fn logical_type(value: &serde_json::Value) -> Result<DataType> {
+    let invalid = |why: &dyn std::fmt::Display| {
+        Error::invalid_input(format!("data_type is none of Lance's logical types: {why}"))
+    };
+    let json: JsonDataType =
+        serde_json::from_value(value.clone()).map_err(|error| invalid(&error))?;
+    DataType::try_from(&json).map_err(|error| invalid(&unspaced(&error)))
 }
 
 /// How Lance's own names of times begin.

@@ -112,17 +112,25 @@ impl NamespaceId {
         names.join(&STORED_SEPARATOR.to_string())
     }
 
-    /// What the stored path of every descendant starts with.
-    pub fn stored_prefix(&self) -> String {
-        if self.is_root() {
-            String::new()
-        } else {
-            format!("{}{STORED_SEPARATOR}", self.to_stored())
-        }
+    /// The stored paths from the first on, and before the second, are those of the namespace and of
+    /// every descendant.
+    pub fn stored_range(&self) -> (String, String) {
+        let first = self.to_stored();
+        // The separator is U+001F, so every descendant sorts before the path followed by U+0020.
+        let end = if self.is_root() { "\u{10ffff}".to_owned() } else { format!("{first} ") };
+        (first, end)
     }
 
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The same path, starting in a child of the root.
+    #[must_use]
+    pub fn under(self, root: Name) -> Self {
+        let mut names = vec![root];
+        names.extend(self.0);
+        Self(names)
     }
 
     /// The parent and the last name; `None` for the root.

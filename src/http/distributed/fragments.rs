@@ -40,7 +40,7 @@ pub struct ListFragmentsResponse {
 pub async fn list_fragments(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<ListFragmentsQuery>,
 ) -> ApiResult<Reply<ListFragmentsResponse>> {
     let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
@@ -92,7 +92,7 @@ impl ReadFragmentQuery {
 pub async fn read_fragment(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Path(segment): Path<FragmentSegment>,
     Query(query): Query<ReadFragmentQuery>,
 ) -> ApiResult<Response> {

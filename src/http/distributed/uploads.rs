@@ -58,7 +58,7 @@ pub struct UploadFragmentsResponse {
 pub async fn upload_fragments(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<UploadFragmentsQuery>,
     body: ArrowBody,
 ) -> ApiResult<Reply<UploadFragmentsResponse>> {
@@ -136,7 +136,7 @@ pub struct UploadFragmentColumnsResponse {
 pub async fn upload_fragment_columns(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Path(segment): Path<FragmentSegment>,
     Query(query): Query<UploadFragmentColumnsQuery>,
     body: ArrowBody,
@@ -209,7 +209,7 @@ pub struct ListUploadsResponse {
 pub async fn list_uploads(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListUploadsResponse>> {
     let table = get_table(&state, &id).await?;
@@ -238,7 +238,7 @@ pub struct AbortUploadResponse {
 pub async fn abort_upload(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Path(segment): Path<UploadSegment>,
 ) -> ApiResult<Reply<AbortUploadResponse>> {
     let upload_id = parse_upload_id(&segment.upload_id)?;

@@ -17,7 +17,7 @@ use crate::commit::{MAX_CHANGES, TableChange, TableChanged};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{DelimiterParam, Json};
+use crate::http::extract::{Database, DelimiterParam, Json};
 use crate::http::openapi::{Context, Identity, object, objects};
 use crate::model::{Branch, Caller, Table, TableId};
 
@@ -51,12 +51,13 @@ pub struct BatchCreateTableVersionsResponse {
 pub async fn batch_create_table_versions(
     State(state): State<AppState>,
     caller: Caller,
+    database: Database,
     Json(request): Json<BatchCreateTableVersionsRequest>,
 ) -> ApiResult<Reply<BatchCreateTableVersionsResponse>> {
     check_number(request.entries.len())?;
     let mut changes = Vec::new();
     for entry in request.entries {
-        changes.push(creation(&state, entry).await?);
+        changes.push(creation(&state, &database, entry).await?);
     }
     let (batch, done) = commit(&state, changes, caller).await?;
     let versions = done.into_iter().filter_map(|changed| match changed {
@@ -84,7 +85,7 @@ pub struct CommitTableOperation {
 }
 
 impl CommitTableOperation {
-    async fn into_change(self, state: &AppState) -> Result<TableChange> {
+    async fn into_change(self, state: &AppState, database: &Database) -> Result<TableChange> {
         let given = (
             self.declare_table,
             self.create_table_version,
@@ -94,19 +95,19 @@ impl CommitTableOperation {
         match given {
             (Some(request), None, None, None) => {
                 let (id, location, properties) = request.into_parts();
-                let id = TableId::from_list(&needed(id)?)?;
+                let id = database.holds_table(TableId::from_list(&needed(id)?)?);
                 Ok(TableChange::Declare { id, location, properties })
             }
-            (None, Some(request), None, None) => creation(state, request).await,
+            (None, Some(request), None, None) => creation(state, database, request).await,
             (None, None, Some(request), None) => {
                 let (about, ranges) = request.into_parts()?;
-                let table = named(state, about).await?;
+                let table = named(state, database, about).await?;
                 let table = state.engine.on_branch(table.clone(), table.branch).await?;
                 Ok(TableChange::DeleteVersions { table, ranges })
             }
             (None, None, None, Some(request)) => {
                 let about = Addressed { id: request.into_id(), branch: None };
-                let table = named(state, about).await?;
+                let table = named(state, database, about).await?;
                 Ok(TableChange::Deregister { table })
             }
             _ => Err(Error::invalid_input(
@@ -159,16 +160,20 @@ pub struct BatchCommitTablesResponse {
 pub async fn batch_commit_tables(
     State(state): State<AppState>,
     caller: Caller,
+    database: Database,
     Json(request): Json<BatchCommitTablesRequest>,
 ) -> ApiResult<Reply<BatchCommitTablesResponse>> {
     check_number(request.operations.len())?;
     let mut changes = Vec::new();
     for operation in request.operations {
-        changes.push(operation.into_change(&state).await?);
+        changes.push(operation.into_change(&state, &database).await?);
+    }
+    if changes.iter().any(|change| matches!(change, TableChange::Declare { .. })) {
+        state.open_database(&database, &caller).await?;
     }
     let (batch, done) = commit(&state, changes, caller).await?;
     let transaction_id = batch.to_string();
-    let results = done.into_iter().map(|changed| result(&state, changed)).collect();
+    let results = done.into_iter().map(|changed| result(&state, &database, changed)).collect();
     Ok(Reply(BatchCommitTablesResponse { context: None, transaction_id, results }))
 }
 
@@ -194,7 +199,7 @@ async fn commit(
     .await
 }
 
-fn result(state: &AppState, changed: TableChanged) -> CommitTableResult {
+fn result(state: &AppState, database: &Database, changed: TableChanged) -> CommitTableResult {
     let mut result = CommitTableResult::default();
     match changed {
         TableChanged::Declared(table) => {
@@ -207,21 +212,25 @@ fn result(state: &AppState, changed: TableChanged) -> CommitTableResult {
             result.delete_table_versions = Some(BatchDeleteTableVersionsResponse::of(versions));
         }
         TableChanged::Deregistered(table) => {
-            result.deregister_table = Some(DeregisterTableResponse::of(table));
+            result.deregister_table = Some(DeregisterTableResponse::of(table, database));
         }
     }
     result
 }
 
 /// A staged version, of a table that the request names. Its branch may begin with it.
-async fn creation(state: &AppState, request: CreateTableVersionRequest) -> Result<TableChange> {
+async fn creation(
+    state: &AppState,
+    database: &Database,
+    request: CreateTableVersionRequest,
+) -> Result<TableChange> {
     let (about, claim, metadata) = request.into_parts()?;
-    let table = named(state, about).await?;
+    let table = named(state, database, about).await?;
     Ok(TableChange::CreateVersion { table, claim, metadata })
 }
 
-async fn named(state: &AppState, about: Addressed) -> Result<Table> {
-    let id = TableId::from_list(&needed(about.id)?)?;
+async fn named(state: &AppState, database: &Database, about: Addressed) -> Result<Table> {
+    let id = database.holds_table(TableId::from_list(&needed(about.id)?)?);
     let table = get_table(state, &id).await?;
     Ok(Table { branch: Branch::parse(about.branch.as_deref())?, ..table })
 }

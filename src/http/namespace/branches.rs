@@ -65,7 +65,7 @@ pub struct ListTableBranchesResponse {
 pub async fn list_table_branches(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListTableBranchesResponse>> {
     let table = get_table(&state, &id).await?;

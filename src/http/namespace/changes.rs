@@ -47,14 +47,16 @@ pub struct MergeInsertIntoTableQuery {
 
 /// The query string of a merge. `on` may be repeated, which no derived reader takes.
 #[derive(Debug, Default)]
-struct MergeQuery {
-    branch: Option<String>,
-    merge: Merge,
-    timeout: Option<Duration>,
+pub(in crate::http) struct MergeQuery {
+    pub(in crate::http) branch: Option<String>,
+    pub(in crate::http) merge: Merge,
+    pub(in crate::http) timeout: Option<Duration>,
 }
 
 impl MergeQuery {
-    fn read(pairs: Vec<(String, String)>) -> Result<Self> {
+    /// # Errors
+    /// `InvalidInput` that names the parameter which is wrong.
+    pub(in crate::http) fn read(pairs: Vec<(String, String)>) -> Result<Self> {
         let mut query = Self::default();
         query.merge.use_index = true;
         let (mut update, mut update_if, mut insert) = (None, None, false);
@@ -160,7 +162,7 @@ pub struct MergeInsertIntoTableResponse {
 pub async fn merge_insert_into_table(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<Vec<(String, String)>>,
     body: ArrowBody,
 ) -> ApiResult<Reply<MergeInsertIntoTableResponse>> {
@@ -187,7 +189,7 @@ pub struct UpdateTableRequest {
     #[serde(flatten)]
     envelope: Envelope,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(in crate::http) branch: Option<String>,
     /// A SQL expression; all rows when absent.
     predicate: Option<String>,
     /// Pairs of a column and a SQL expression over the row as it is.
@@ -197,7 +199,9 @@ pub struct UpdateTableRequest {
 }
 
 impl UpdateTableRequest {
-    fn into_update(self) -> Result<RowUpdate> {
+    /// # Errors
+    /// `InvalidInput` for what is no pair, and for none.
+    pub(in crate::http) fn into_update(self) -> Result<RowUpdate> {
         let values = self.updates.into_iter().map(|pair| match <[String; 2]>::try_from(pair) {
             Ok([column, expression]) => Ok((column, expression)),
             Err(_) => Err(Error::invalid_input(
@@ -263,9 +267,18 @@ pub struct DeleteFromTableRequest {
     #[serde(flatten)]
     envelope: Envelope,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(in crate::http) branch: Option<String>,
     /// A SQL expression; `true` is every row.
     predicate: String,
+}
+
+impl DeleteFromTableRequest {
+    /// # Errors
+    /// `InvalidInput` for an empty one: nobody means every row by saying nothing.
+    pub(in crate::http) fn into_predicate(self) -> Result<String> {
+        text(self.predicate)
+            .ok_or_else(|| Error::invalid_input("predicate is empty; `true` deletes every row"))
+    }
 }
 
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -288,10 +301,9 @@ pub async fn delete_from_table(
     Json(request): Json<DeleteFromTableRequest>,
 ) -> ApiResult<Reply<DeleteFromTableResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    let Some(predicate) = text(request.predicate) else {
-        return Err(Error::invalid_input("predicate is empty; `true` deletes every row").into());
-    };
-    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
+    let branch = request.branch.clone();
+    let predicate = request.into_predicate()?;
+    let table = get_table_on(&state, &id, branch.as_deref()).await?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.delete_rows(&table, &predicate, &caller).await
     })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::DataType;
 use axum::Json as Reply;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -111,11 +112,16 @@ pub struct AlterColumnsEntry {
 }
 
 impl AlterColumnsEntry {
-    fn into_alteration(self) -> Result<Alteration> {
+    /// # Errors
+    /// `Unsupported` for a virtual column; `InvalidInput` for what `read` takes for no type.
+    pub(in crate::http) fn into_alteration(
+        self,
+        read: fn(&Value) -> Result<DataType>,
+    ) -> Result<Alteration> {
         if self.virtual_column.is_some() {
             return Err(no_virtual_columns());
         }
-        let data_type = self.data_type.as_ref().map(data_type_from_wire).transpose()?;
+        let data_type = self.data_type.as_ref().map(read).transpose()?;
         let Self { path, rename, nullable, .. } = self;
         Ok(Alteration { path, rename, nullable, data_type })
     }
@@ -150,7 +156,8 @@ pub async fn alter_table_alter_columns(
 ) -> ApiResult<Reply<AlterTableAlterColumnsResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let alterations = request.alterations.into_iter().map(AlterColumnsEntry::into_alteration);
+    let alterations = request.alterations.into_iter();
+    let alterations = alterations.map(|entry| entry.into_alteration(data_type_from_wire));
     let alterations: Vec<Alteration> = alterations.collect::<Result<_>>()?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.alter_columns(&table, alterations, &caller).await
@@ -275,7 +282,7 @@ pub struct UpdateTableSchemaMetadataQuery {
 pub async fn update_table_schema_metadata(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<UpdateTableSchemaMetadataQuery>,
     Json(metadata): Json<Properties>,
 ) -> ApiResult<Reply<Properties>> {

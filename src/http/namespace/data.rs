@@ -9,7 +9,7 @@ use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 
 use super::tables::get_table_on;
-use crate::commit::{CreateMode, InsertMode, NewLocation};
+use crate::commit::{CreateMode, InsertMode, NewLocation, NewTable};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
@@ -97,7 +97,7 @@ pub struct CreateTableResponse {
 pub async fn create_table(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, database): TablePath,
     Query(query): Query<CreateTableQuery>,
     headers: HeaderMap,
     body: ArrowBody,
@@ -117,7 +117,9 @@ pub async fn create_table(
     let batches = body.into_batches().await?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let location = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
-        state.engine.create_table(&id, mode, location, properties, batches, &caller).await
+        let home = state.home_in(&database, &id);
+        let new = NewTable { id: &id, mode, location, properties, home };
+        state.engine.create_table(new, batches, &caller).await
     })
     .await?;
     Ok(Reply(CreateTableResponse {
@@ -158,7 +160,7 @@ pub struct InsertIntoTableResponse {
 pub async fn insert_into_table(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<InsertIntoTableQuery>,
     body: ArrowBody,
 ) -> ApiResult<Reply<InsertIntoTableResponse>> {

@@ -22,7 +22,7 @@ pub struct CreateTableIndexRequest {
     #[serde(flatten)]
     envelope: Envelope,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(in crate::http) branch: Option<String>,
     /// A path of fields: `a.b`, with backticks around a name that has dots.
     #[schema(min_length = 1)]
     column: String,
@@ -76,9 +76,16 @@ pub struct CreateTableIndexRequest {
 }
 
 impl CreateTableIndexRequest {
-    fn into_index(self) -> Result<NewIndex> {
-        let existing =
-            if self.replace == Some(true) { Existing::Replace } else { Existing::Refuse };
+    /// `existing` is what is meant when the request does not say.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an unknown kind.
+    pub(in crate::http) fn into_index(self, existing: Existing) -> Result<NewIndex> {
+        let existing = match self.replace {
+            Some(true) => Existing::Replace,
+            Some(false) => Existing::Refuse,
+            None => existing,
+        };
         Ok(NewIndex {
             column: self.column,
             kind: IndexKind::parse(&self.index_type)?,
@@ -153,7 +160,7 @@ async fn build(
 ) -> ApiResult<Reply<CreateTableIndexResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let branch = request.branch.clone();
-    let index = request.into_index()?;
+    let index = request.into_index(Existing::Refuse)?;
     check(index.kind)?;
     let table = get_table_on(&state, &id, branch.as_deref()).await?;
     let job = finish_even_if_the_client_leaves(&state.work.clone(), async move {
@@ -280,7 +287,7 @@ pub async fn list_table_indices(
 #[into_params(parameter_in = Path)]
 pub struct IndexPath {
     /// The index's name.
-    index_name: String,
+    pub(in crate::http) index_name: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -315,6 +322,19 @@ pub struct DescribeTableIndexStatsResponse {
     num_indices: Option<usize>,
 }
 
+impl From<Index> for DescribeTableIndexStatsResponse {
+    fn from(index: Index) -> Self {
+        Self {
+            context: None,
+            distance_type: index.distance_type,
+            index_type: Some(index.kind),
+            num_indexed_rows: index.num_indexed_rows,
+            num_unindexed_rows: index.num_unindexed_rows,
+            num_indices: Some(index.num_segments),
+        }
+    }
+}
+
 /// Describe how much of a table an index covers.
 #[utoipa::path(post, path = "/v1/table/{id}/index/{index_name}/stats",
     operation_id = "DescribeTableIndexStats", tag = "Index", params(ObjectId, IndexPath),
@@ -332,14 +352,7 @@ pub async fn describe_table_index_stats(
     }
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let found = state.engine.find_index(&table, request.version, &index.index_name).await?;
-    Ok(Reply(DescribeTableIndexStatsResponse {
-        context: None,
-        distance_type: found.distance_type,
-        index_type: Some(found.kind),
-        num_indexed_rows: found.num_indexed_rows,
-        num_unindexed_rows: found.num_unindexed_rows,
-        num_indices: Some(found.num_segments),
-    }))
+    Ok(Reply(found.into()))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -365,7 +378,7 @@ pub struct DropTableIndexResponse {
 pub async fn drop_table_index(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Path(index): Path<IndexPath>,
     Query(query): Query<DropTableIndexQuery>,
 ) -> ApiResult<Reply<DropTableIndexResponse>> {

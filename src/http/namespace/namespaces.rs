@@ -52,11 +52,15 @@ pub async fn create_namespace(
     path: NamespacePath,
     Json(request): Json<CreateNamespaceRequest>,
 ) -> ApiResult<Reply<CreateNamespaceResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let modes =
         [("Create", IfExists::Fail), ("ExistOk", IfExists::Keep), ("Overwrite", IfExists::Replace)];
     let mode = one_of("mode", request.mode.as_deref(), &modes, IfExists::Fail)?;
     let properties = request.properties.unwrap_or_default();
+    if database.namespace().is_some_and(|root| root != id) {
+        state.open_database(&database, &caller).await?;
+    }
     let properties = state.engine.create_namespace(&id, mode, properties, &caller).await?;
     Ok(Reply(CreateNamespaceResponse { properties, ..Default::default() }))
 }
@@ -78,13 +82,16 @@ pub struct ListNamespacesResponse {
 pub async fn list_namespaces(
     State(state): State<AppState>,
     _caller: Caller,
-    NamespacePath(id): NamespacePath,
+    NamespacePath(id, database): NamespacePath,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListNamespacesResponse>> {
     let scope = PageScope::new("namespaces", &id.to_stored());
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
     let mut tx = state.catalog.read().await?;
-    let namespace = rows::get_namespace(&mut tx, &id).await?;
+    let Some(namespace) = rows::find_namespace(&mut tx, &id).await? else {
+        state.unless_unknown(&database, &id)?;
+        return Ok(Reply(ListNamespacesResponse::default()));
+    };
     let mut namespaces = rows::list_namespaces(&mut tx, namespace.key, &page).await?;
     let page_token = page.finish(&mut namespaces, Clone::clone);
     Ok(Reply(ListNamespacesResponse { namespaces, page_token, ..Default::default() }))

@@ -54,10 +54,11 @@ pub async fn explain_table_query_plan(
     path: TablePath,
     Json(request): Json<ExplainTableQueryPlanRequest>,
 ) -> ApiResult<Reply<String>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let detail = if request.verbose == Some(true) { Detail::Full } else { Detail::Short };
     let (snapshot, query) =
-        request.query.on_branch(request.branch).open(&state, TablePath(id)).await?;
+        request.query.on_branch(request.branch).open(&state, TablePath(id, database)).await?;
     Ok(Reply(snapshot.explain(&query, detail).await?))
 }
 

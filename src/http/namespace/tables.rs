@@ -14,10 +14,11 @@ use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{
-    Delimiter, DelimiterParam, Json, NamespacePath, ObjectId, Query, TablePath, one_of,
+    Database, Delimiter, DelimiterParam, Json, NamespacePath, ObjectId, Query, TablePath, one_of,
 };
+use crate::http::lancedb::tables::is_nameable;
 use crate::http::openapi::{Context, Envelope, JsonArrowSchema};
-use crate::lake::{Location, wire_schema};
+use crate::lake::{Location, Stats, wire_schema};
 use crate::model::{
     Branch, Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState,
 };
@@ -71,16 +72,23 @@ pub struct ListTablesResponse {
 pub async fn list_tables(
     State(state): State<AppState>,
     _caller: Caller,
-    NamespacePath(id): NamespacePath,
+    NamespacePath(id, database): NamespacePath,
     Query(query): Query<PageQuery>,
     Query(declared): Query<DeclaredQuery>,
 ) -> ApiResult<Reply<ListTablesResponse>> {
     let scope = PageScope::new("tables", &id.to_stored());
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
     let mut tx = state.catalog.read().await?;
-    let namespace = namespace_rows::get_namespace(&mut tx, &id).await?;
+    let Some(namespace) = namespace_rows::find_namespace(&mut tx, &id).await? else {
+        state.unless_unknown(&database, &id)?;
+        return Ok(Reply(ListTablesResponse::default()));
+    };
     let mut tables = rows::list_tables(&mut tx, namespace.key, declared.shown(), &page).await?;
     let page_token = page.finish(&mut tables, Clone::clone);
+    // A client that names its database refuses a whole listing for a name that it could not use.
+    if database.namespace().is_some() {
+        tables.retain(|name| is_nameable(name));
+    }
     Ok(Reply(ListTablesResponse { tables, page_token, ..Default::default() }))
 }
 
@@ -92,18 +100,21 @@ pub async fn list_all_tables(
     State(state): State<AppState>,
     _caller: Caller,
     Delimiter(delimiter): Delimiter,
+    database: Database,
     Query(query): Query<PageQuery>,
     Query(declared): Query<DeclaredQuery>,
 ) -> ApiResult<Reply<ListTablesResponse>> {
     if delimiter.is_empty() {
         return Err(Error::invalid_input("the delimiter must not be empty").into());
     }
-    let scope = PageScope::new("all-tables", "");
+    let within = database.namespace().unwrap_or_default();
+    let scope = PageScope::new("all-tables", &within.to_stored());
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
     let mut tx = state.catalog.read().await?;
-    let mut found = rows::list_all_tables(&mut tx, declared.shown(), &page).await?;
+    let mut found = rows::list_all_tables(&mut tx, &within, declared.shown(), &page).await?;
     let page_token = page.finish(&mut found, |table| table.key.to_string());
-    let tables = found.iter().map(|table| table.id.to_list().join(&delimiter)).collect();
+    let tables =
+        found.iter().map(|table| database.shown(table.id.to_list()).join(&delimiter)).collect();
     Ok(Reply(ListTablesResponse { tables, page_token, ..Default::default() }))
 }
 
@@ -161,9 +172,11 @@ pub async fn declare_table(
     path: TablePath,
     Json(request): Json<DeclareTableRequest>,
 ) -> ApiResult<Reply<DeclareTableResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let location = request.location.as_deref().map_or(NewLocation::Own, NewLocation::At);
     let properties = request.properties.unwrap_or_default();
+    state.open_database(&database, &caller).await?;
     let table = state.engine.declare_table(&id, location, properties, &caller).await?;
     Ok(Reply(DeclareTableResponse::of(&state, table)))
 }
@@ -199,10 +212,12 @@ pub async fn register_table(
     path: TablePath,
     Json(request): Json<RegisterTableRequest>,
 ) -> ApiResult<Reply<RegisterTableResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let modes = [("Create", RegisterMode::Create), ("Overwrite", RegisterMode::Overwrite)];
     let mode = one_of("mode", request.mode.as_deref(), &modes, RegisterMode::Create)?;
     let properties = request.properties.unwrap_or_default();
+    state.open_database(&database, &caller).await?;
     let table =
         state.engine.register_table(&id, &request.location, mode, properties, &caller).await?;
     Ok(Reply(RegisterTableResponse {
@@ -267,6 +282,12 @@ pub struct TableBasicStats {
     num_fragments: u64,
 }
 
+impl From<&Stats> for TableBasicStats {
+    fn from(stats: &Stats) -> Self {
+        Self { num_deleted_rows: stats.num_deleted_rows, num_fragments: stats.num_fragments }
+    }
+}
+
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct DescribeTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -308,6 +329,7 @@ pub async fn describe_table(
     Query(query): Query<DescribeTableQuery>,
     Json(request): Json<DescribeTableRequest>,
 ) -> ApiResult<Reply<DescribeTableResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let either = |one: Option<bool>, other: Option<bool>| one == Some(true) || other == Some(true);
     let (table, version) = request.version_of(&state, &id).await?;
@@ -321,7 +343,7 @@ pub async fn describe_table(
         response.table_uri = Some(Location::from_stored(table.location.clone()).to_uri());
     }
     if either(query.load_detailed_metadata, request.load_detailed_metadata) {
-        add_details(&state, &table, version, &mut response).await?;
+        add_details(&state, &table, version, &database, &mut response).await?;
     } else if let Some(version) = version {
         let found = state.engine.describe_version(&table, version).await?;
         response.version = Some(found.manifest.version);
@@ -343,10 +365,11 @@ async fn add_details(
     state: &AppState,
     table: &Table,
     version: Option<u64>,
+    database: &Database,
     response: &mut DescribeTableResponse,
 ) -> Result<()> {
     response.table = Some(table.id.name.to_string());
-    response.namespace = Some(table.id.namespace.to_list());
+    response.namespace = Some(database.shown(table.id.namespace.to_list()));
     if version.is_none() && is_only_declared(state, table).await? {
         response.is_only_declared = Some(true);
         return Ok(());
@@ -357,10 +380,7 @@ async fn add_details(
     response.version = Some(snapshot.version());
     response.schema = Some(to_wire(&snapshot.arrow_schema())?);
     response.metadata = Some(snapshot.metadata().clone().into_iter().collect());
-    response.stats = Some(TableBasicStats {
-        num_deleted_rows: stats.num_deleted_rows,
-        num_fragments: stats.num_fragments,
-    });
+    response.stats = Some(TableBasicStats::from(&stats));
     Ok(())
 }
 
@@ -413,11 +433,11 @@ pub struct DropTableResponse {
 pub async fn drop_table(
     State(state): State<AppState>,
     caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, database): TablePath,
 ) -> ApiResult<Reply<DropTableResponse>> {
     let table = state.engine.drop_table(&id, &caller).await?;
     Ok(Reply(DropTableResponse {
-        id: id.to_list(),
+        id: database.shown(id.to_list()),
         location: table.location,
         properties: table.properties,
         ..Default::default()
@@ -448,9 +468,9 @@ pub struct DeregisterTableResponse {
 }
 
 impl DeregisterTableResponse {
-    pub(super) fn of(table: Table) -> Self {
+    pub(super) fn of(table: Table, database: &Database) -> Self {
         Self {
-            id: table.id.to_list(),
+            id: database.shown(table.id.to_list()),
             location: table.location,
             properties: table.properties,
             ..Self::default()
@@ -468,9 +488,10 @@ pub async fn deregister_table(
     path: TablePath,
     Json(request): Json<DeregisterTableRequest>,
 ) -> ApiResult<Reply<DeregisterTableResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = state.engine.deregister_table(&id, &caller).await?;
-    Ok(Reply(DeregisterTableResponse::of(table)))
+    Ok(Reply(DeregisterTableResponse::of(table, &database)))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -499,9 +520,10 @@ pub async fn rename_table(
     path: TablePath,
     Json(request): Json<RenameTableRequest>,
 ) -> ApiResult<Reply<RenameTableResponse>> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let namespace = match &request.new_namespace_id {
-        Some(names) => NamespaceId::from_list(names)?,
+        Some(names) => database.holds(NamespaceId::from_list(names)?),
         None => id.namespace.clone(),
     };
     let new_id = TableId { namespace, name: crate::model::Name::new(request.new_table_name)? };

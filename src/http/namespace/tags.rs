@@ -58,7 +58,7 @@ pub struct ListTableTagsResponse {
 pub async fn list_table_tags(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListTableTagsResponse>> {
     let table = get_table(&state, &id).await?;

@@ -87,7 +87,7 @@ pub struct ListTableVersionsResponse {
 pub async fn list_table_versions(
     State(state): State<AppState>,
     _caller: Caller,
-    TablePath(id): TablePath,
+    TablePath(id, _): TablePath,
     Query(query): Query<PageQuery>,
     Query(options): Query<ListTableVersionsQuery>,
 ) -> ApiResult<Reply<ListTableVersionsResponse>> {
@@ -323,7 +323,15 @@ pub struct RestoreTableRequest {
     #[schema(minimum = 0)]
     version: i64,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(in crate::http) branch: Option<String>,
+}
+
+impl RestoreTableRequest {
+    /// # Errors
+    /// `InvalidInput` for a negative one.
+    pub(in crate::http) fn version(&self) -> Result<u64> {
+        number("version", self.version)
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -347,7 +355,7 @@ pub async fn restore_table(
     Json(request): Json<RestoreTableRequest>,
 ) -> ApiResult<Reply<RestoreTableResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    let version = number("version", request.version)?;
+    let version = request.version()?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.restore_version(&table, version, &caller).await

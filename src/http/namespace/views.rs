@@ -109,8 +109,11 @@ pub async fn create_materialized_view(
     path: TablePath,
     Json(request): Json<CreateMaterializedViewRequest>,
 ) -> ApiResult<(StatusCode, Reply<CreateMaterializedViewResponse>)> {
+    let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
-    let view = request.into_view().await?;
+    let mut view = request.into_view().await?;
+    view.source = database.holds_table(view.source);
+    state.open_database(&database, &caller).await?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.create_view(&id, &view, &caller).await
     })

@@ -1,0 +1,123 @@
+//! Rows that change: merge-insert, update, delete.
+
+use std::time::Duration;
+
+use axum::Json as Reply;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::Serialize;
+
+use super::At;
+use crate::error::{Error, Result};
+use crate::http::AppState;
+use crate::http::arrow::ArrowBody;
+use crate::http::error::ApiResult;
+use crate::http::extract::{Json, Query, TablePath};
+use crate::http::namespace::changes::{DeleteFromTableRequest, MergeQuery, UpdateTableRequest};
+use crate::http::namespace::data::finish_even_if_the_client_leaves;
+use crate::http::namespace::tables::get_table_on;
+use crate::model::Caller;
+
+/// How long the client waits, in milliseconds.
+const TIMEOUT: &str = "x-request-timeout-ms";
+
+/// How long the client waits for an answer, if it says so.
+///
+/// # Errors
+/// `InvalidInput` for what is no positive number.
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match millis {
+        Some(millis) if millis > 0 => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(Error::invalid_input(format!("the header {TIMEOUT} must be a positive number"))),
+    }
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct MergeInsertResponse {
+    version: u64,
+    num_inserted_rows: u64,
+    num_updated_rows: u64,
+    num_deleted_rows: u64,
+    /// How often it was tried by the client's doing: once.
+    num_attempts: u32,
+    /// Rows written.
+    num_rows: u64,
+}
+
+/// Merges the rows in the body into the table.
+pub(in crate::http) async fn merge_insert(
+    State(state): State<AppState>,
+    caller: Caller,
+    TablePath(id, _): TablePath,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+    body: ArrowBody,
+) -> ApiResult<At<Reply<MergeInsertResponse>>> {
+    let query = MergeQuery::read(query)?;
+    let timeout = timeout(&headers)?.or(query.timeout);
+    let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
+    let batches = body.into_batches().await?;
+    let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.merge_rows(&table, &query.merge, batches, timeout, &caller).await
+    })
+    .await?;
+    let merged = made.value;
+    let response = MergeInsertResponse {
+        version: made.version,
+        num_inserted_rows: merged.inserted,
+        num_updated_rows: merged.updated,
+        num_deleted_rows: merged.deleted,
+        num_attempts: 1,
+        num_rows: merged.inserted + merged.updated,
+    };
+    Ok(At(made.version, Reply(response)))
+}
+
+/// No other name for the number: a client that reads both names refuses an answer with both.
+#[derive(Serialize)]
+pub(in crate::http) struct UpdateResponse {
+    rows_updated: u64,
+    version: u64,
+}
+
+/// Updates the rows that fit a predicate, all rows without one.
+pub(in crate::http) async fn update_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    TablePath(id, _): TablePath,
+    Json(request): Json<UpdateTableRequest>,
+) -> ApiResult<At<Reply<UpdateResponse>>> {
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
+    let update = request.into_update()?;
+    let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.update_rows(&table, &update, &caller).await
+    })
+    .await?;
+    let response = UpdateResponse { rows_updated: made.value, version: made.version };
+    Ok(At(made.version, Reply(response)))
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct DeleteResponse {
+    num_deleted_rows: u64,
+    version: u64,
+}
+
+/// Deletes the rows that fit a predicate.
+pub(in crate::http) async fn delete_from_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    TablePath(id, _): TablePath,
+    Json(request): Json<DeleteFromTableRequest>,
+) -> ApiResult<At<Reply<DeleteResponse>>> {
+    let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
+    let predicate = request.into_predicate()?;
+    let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.delete_rows(&table, &predicate, &caller).await
+    })
+    .await?;
+    let response = DeleteResponse { num_deleted_rows: made.value, version: made.version };
+    Ok(At(made.version, Reply(response)))
+}
