@@ -97,15 +97,6 @@ def field_metadata():
 
 
 @flow
-def primary_key():
-    required = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("text", pa.string())])
-    table = world.db.create_table(new_name(), pa.table({"id": [0, 1], "text": ["a", "b"]}).cast(required))
-    table.set_unenforced_primary_key("id")
-    assert any(b"primary-key" in key for key in table.schema.field("id").metadata), table.schema.field("id").metadata
-    assert ids(table) == [0, 1]
-
-
-@flow
 def add_with_new_columns():
     """A column that the table has not is refused by the client itself; an old handle learns of a new one."""
     table = new_table(1)

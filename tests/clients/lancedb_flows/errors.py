@@ -106,7 +106,7 @@ def wrong_schema():
 
 @flow
 def bad_names():
-    for name in ("with space", "a$b", "a/b", "", "x" * 200):
+    for name in ("with space", "a$b", "a/b", "ä", ""):
         fails(Exception, call=lambda name=name: world.db.create_table(name, rows(0, 1)))
         fails(Exception, call=lambda name=name: world.db.open_table(name))
     good = "Good-name_1.0"
