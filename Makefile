@@ -15,10 +15,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
 ARGS ?=
 
-.PHONY: help run test build fmt lint bench-upload bench-catalog openapi
+.PHONY: help run test build fmt lint smoke-lancedb-rust bench-upload bench-catalog openapi
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## build, then serve on http://127.0.0.1:2333 (ARGS="..." goes to `tiltyard serve`)
 	@exec "$$CARGO_TARGET_DIR/release/tiltyard" serve $(ARGS)
@@ -30,10 +30,16 @@ build: ## make the release binary, after installing what that needs
 test: ## format check, lints and every test, on SQLite and on a throw-away PostgreSQL
 	scripts/provision cargo rust-tools cc protoc python postgres
 	scripts/client-venv
+	scripts/client-node
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
-	python="$$(scripts/client-venv)" && TILTYARD_TEST_PYTHON="$$python" \
+	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && \
+		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" \
 		scripts/with-postgres cargo test --locked
+
+smoke-lancedb-rust: ## a flow through the lancedb crate's remote mode (ARGS=http://... for a running server)
+	scripts/provision cargo cc protoc
+	scripts/smoke-lancedb-rust $(ARGS)
 
 fmt: ## format the source
 	cargo fmt --all

@@ -10,24 +10,27 @@ use crate::support::{Backend, TestServer};
 
 /// Names a Python that has the packages of `tests/clients/requirements.txt`.
 const PYTHON_VARIABLE: &str = "TILTYARD_TEST_PYTHON";
+/// Names a Node that finds the packages of `tests/clients/lancedb_node/package.json`.
+const NODE_VARIABLE: &str = "TILTYARD_TEST_NODE";
 const LIMIT: Duration = Duration::from_secs(540);
 
-/// The Python of the clients. A missing one fails in CI and is said elsewhere.
-fn python() -> Option<String> {
-    match std::env::var(PYTHON_VARIABLE) {
-        Ok(python) if !python.is_empty() => Some(python),
+/// The interpreter of a client's script. A missing one fails in CI and is said elsewhere.
+fn interpreter(script: &str) -> Option<String> {
+    let variable = if script.ends_with(".mjs") { NODE_VARIABLE } else { PYTHON_VARIABLE };
+    match std::env::var(variable) {
+        Ok(interpreter) if !interpreter.is_empty() => Some(interpreter),
         _ if std::env::var_os("CI").is_some() => {
-            panic!("{PYTHON_VARIABLE} is not set, and CI must run the real clients")
+            panic!("{variable} is not set, and CI must run the real clients")
         }
         _ => {
-            println!("skipped: {PYTHON_VARIABLE} is not set");
+            println!("skipped: {variable} is not set");
             None
         }
     }
 }
 
 /// Runs a script to its end, and shows what it printed when it fails.
-fn run(python: &str, script: &str, server: &TestServer) {
+fn run(interpreter: &str, script: &str, server: &TestServer) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let mut output = File::options()
         .read(true)
@@ -35,7 +38,7 @@ fn run(python: &str, script: &str, server: &TestServer) {
         .create(true)
         .open(server.home().join("client.log"))
         .expect("a file for the output");
-    let mut child = Command::new(python)
+    let mut child = Command::new(interpreter)
         .arg(&path)
         .arg(server.base())
         .current_dir(server.home())
@@ -45,7 +48,7 @@ fn run(python: &str, script: &str, server: &TestServer) {
         .stdout(output.try_clone().expect("the file again"))
         .stderr(output.try_clone().expect("the file again"))
         .spawn()
-        .unwrap_or_else(|error| panic!("{python} does not start: {error}"));
+        .unwrap_or_else(|error| panic!("{interpreter} does not start: {error}"));
     let started = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().expect("the state of the client") {
@@ -69,27 +72,30 @@ fn run(python: &str, script: &str, server: &TestServer) {
 }
 
 async fn check(script: &str, backend: Backend) {
-    let Some(python) = python() else { return };
+    let Some(interpreter) = interpreter(script) else { return };
     let Some(server) = TestServer::spawn(backend).await else {
         return;
     };
-    tokio::task::block_in_place(|| run(&python, script, &server));
+    tokio::task::block_in_place(|| run(&interpreter, script, &server));
 }
 
 /// One script, run against both kinds of catalog.
 macro_rules! on_both {
     ($name:ident) => {
+        on_both!($name, concat!(stringify!($name), ".py"));
+    };
+    ($name:ident, $script:expr) => {
         mod $name {
             use super::*;
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                check(concat!(stringify!($name), ".py"), Backend::Sqlite).await;
+                check($script, Backend::Sqlite).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                check(concat!(stringify!($name), ".py"), Backend::Postgres).await;
+                check($script, Backend::Postgres).await;
             }
         }
     };
@@ -97,6 +103,8 @@ macro_rules! on_both {
 
 on_both!(distributed_http);
 on_both!(lancedb_namespace);
+on_both!(lancedb_node, "lancedb_node/smoke.mjs");
+on_both!(lancedb_remote);
 on_both!(managed_versioning);
 on_both!(namespace_python);
 on_both!(namespace_rest);
