@@ -134,8 +134,8 @@ def merge_replace_a_range():
     done = merge.when_not_matched_by_source_delete("id >= 4").execute(cheap(5, 6))
     assert numbers(done) == (0, 1, 3), done
     assert ids(table) == [0, 1, 2, 3, 5] and read(table, "price") == [[0.0, 0.5, 1.0, 1.5, 0.0]]
-    by_expression = table.merge_insert("id").when_matched_update_all().when_not_matched_by_source_delete(col("id") < 2)
-    assert numbers(by_expression.execute(cheap(5, 6))) == (0, 1, 2)
+    low = table.merge_insert("id").when_matched_update_all().when_not_matched_by_source_delete("id < 2")
+    assert numbers(low.execute(cheap(5, 6))) == (0, 1, 2)
     assert ids(table) == [2, 3, 5]
     mirror = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
     assert numbers(mirror.when_not_matched_by_source_delete().execute(rows(10, 12))) == (2, 0, 3)
