@@ -1,8 +1,10 @@
 """Parallel uploads: many parts, one commit; and what is left when they break."""
 
+import datetime
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+from lancedb.remote import ClientConfig, TimeoutConfig
 
 from . import world
 from .wire import wire
@@ -117,16 +119,42 @@ def create_is_cut_off():
         assert ids(db.create_table(name, rows(0, 5))) == [0, 1, 2, 3, 4]
 
 
+#: A client that gives an answer up after two seconds, and asks again.
+IMPATIENT = ClientConfig(timeout_config=TimeoutConfig(read_timeout=datetime.timedelta(seconds=2)))
+
+
 @flow
-def answer_to_an_update_is_lost():
-    """The client tries the same request again, or says that it failed; the server does it once."""
+def answer_to_an_update_is_late():
+    """The client asks again, under the same id of its request; the server has done it once."""
     table = new_table(3)
-    with wire() as (between, db):
+    with wire(client_config=IMPATIENT) as (between, db):
         far = db.open_table(table.name)
-        between.lose_answer("/update/")
-        try:
-            far.update(values_sql={"price": "price + 100"})
-        except Exception:
-            pass
-        assert between.asked("/update/"), between.requests
-    assert read(table, "price") == [[100.0, 100.5, 101.0]]
+        between.hold_answer("/update/", 5)
+        done = far.update(values_sql={"price": "price + 100"})
+        assert (done.rows_updated, done.version) == (3, 2), done
+        assert len(between.asked("/update/")) >= 2, between.requests
+    assert read(table, "price") == [[100.0, 100.5, 101.0]] and len(table.list_versions()) == 2
+
+
+@flow
+def answer_to_a_delete_is_late():
+    table = new_table(3)
+    with wire(client_config=IMPATIENT) as (between, db):
+        far = db.open_table(table.name)
+        between.hold_answer("/delete/", 5)
+        done = far.delete("id = 1")
+        assert (done.num_deleted_rows, done.version) == (1, 2), done
+        assert len(between.asked("/delete/")) >= 2, between.requests
+    assert ids(table) == [0, 2] and len(table.list_versions()) == 2
+
+
+@flow
+def answer_to_complete_is_late():
+    """Asked again, it answers what it answered before."""
+    table = new_table(3)
+    with wire(client_config=IMPATIENT) as (between, db):
+        far = db.open_table(table.name)
+        between.hold_answer("multipart_write/complete", 5)
+        assert far.add(batches(3, 403), write_parallelism=3).version == 2
+        assert len(between.asked("multipart_write/complete")) >= 2, between.requests
+    assert ids(table) == list(range(403)) and len(table.list_versions()) == 2

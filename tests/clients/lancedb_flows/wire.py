@@ -4,6 +4,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 import urllib.parse
 
 from . import world
@@ -33,8 +34,12 @@ class Wire:
         self.listener.close()
 
     def lose_answer(self, path):
-        """The next answer to a request whose path has this never reaches the client."""
+        """The next answer to a request whose path has this never reaches the client: the connection ends."""
         self.faults.append((path, "answer", 0))
+
+    def hold_answer(self, path, seconds):
+        """The next answer to a request whose path has this is so late."""
+        self.faults.append((path, "hold", seconds))
 
     def cut_request(self, path, after):
         """The next request whose path has this is cut off after so many bytes."""
@@ -54,7 +59,7 @@ class Wire:
         with socket.create_connection(self.server) as server, client:
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            state = {"lose": False}
+            state = {"lose": False, "hold": 0}
             answers = threading.Thread(target=self.pass_answers, args=(server, client, state), daemon=True)
             answers.start()
             with contextlib.suppress(OSError):
@@ -69,8 +74,9 @@ class Wire:
         while piece := client.recv(PIECE):
             if request := REQUEST.match(piece):
                 fault = self.noted(request)
-                state["lose"] = fault is not None and fault[1] == "answer"
-                left = fault[2] if fault is not None and fault[1] == "request" else None
+                kind, amount = fault[1:] if fault is not None else (None, 0)
+                state["lose"], state["hold"] = kind == "answer", amount if kind == "hold" else 0
+                left = amount if kind == "request" else None
             if left is not None:
                 server.sendall(piece[:left])
                 left -= len(piece)
@@ -95,16 +101,17 @@ class Wire:
             while piece := server.recv(PIECE):
                 if state["lose"]:
                     break
+                time.sleep(state["hold"])
                 client.sendall(piece)
             for one in (client, server):
                 one.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
-def wire():
+def wire(**options):
     """A wire to the server, and a connection to the shared database through it."""
     between = Wire(world.base)
     try:
-        yield between, world.same_database(host=between.base)
+        yield between, world.same_database(host=between.base, **options)
     finally:
         between.close()
