@@ -56,9 +56,9 @@ def tables_in_namespaces():
     assert db.list_tables([top]).tables == ["u"] and db.list_tables([top, "deep"]).tables == []
     assert ids(db.open_table("u", namespace_path=[top])) == [1, 2, 3]
     db.rename_table("u", "v", cur_namespace_path=[top])
+    # Without a new place the table stays where it is, as the namespace specification has it.
     here = world.same_database()
-    places = [here.list_tables([top]).tables, [name for name in here.list_tables().tables if name == "v"]]
-    assert places in ([["v"], []], [[], ["v"]]), places
+    assert here.list_tables([top]).tables == ["v"] and "v" not in here.list_tables().tables
     fails(Exception, call=lambda: db.create_table("t", rows(0, 1), namespace_path=["no such place"]))
     fails(Exception, call=lambda: db.create_table("t", rows(0, 1), namespace_path=["nowhere"]))
     fails(ValueError, call=lambda: db.open_table("t", namespace_path=["nowhere"]))
