@@ -127,6 +127,15 @@ CREATE TABLE views (
     query          TEXT   NOT NULL
 );
 
+-- Shallow clones: tables that read files of another, which therefore cannot be dropped.
+CREATE TABLE clones (
+    table_id       UUID   NOT NULL PRIMARY KEY REFERENCES tables (table_id) ON DELETE CASCADE,
+    source_id      UUID   NOT NULL,
+    source_branch  TEXT   NOT NULL
+);
+
+CREATE INDEX clones_by_source ON clones (source_id);
+
 -- Commits to several tables at once. While a row is here its versions are nobody's "latest": they
 -- are put one after the other, and then all become versions in the transaction that removes the row.
 CREATE TABLE batches (

@@ -4,7 +4,9 @@ use uuid::Uuid;
 
 use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::error::{Error, Result};
-use crate::model::{Branch, Job, JobKind, JobState, Properties, Table};
+use crate::model::{
+    Branch, Job, JobKind, JobState, Name, NamespaceId, Page, Properties, Table, TableId,
+};
 
 #[derive(sqlx::FromRow)]
 struct JobRow {
@@ -81,6 +83,48 @@ pub async fn find_job(tx: &mut Tx, job: Uuid) -> Result<Option<Job>> {
         .map_err(|error| failed(error, "reading a job"))?
         .map(JobRow::into_job)
         .transpose()
+}
+
+#[derive(sqlx::FromRow)]
+struct NamedJobRow {
+    #[sqlx(flatten)]
+    job: JobRow,
+    path: String,
+    name: String,
+}
+
+/// The jobs on tables within a namespace, however deep, each with its table; the newest first.
+pub async fn list_jobs(
+    tx: &mut Tx,
+    within: &NamespaceId,
+    page: &Page,
+) -> Result<Vec<(Job, TableId)>> {
+    const SQL: &str = "SELECT j.job_id, j.table_id, j.branch, j.kind, j.request, j.state, j.error, \
+        j.version, j.properties, j.created_by, j.created_at_us, j.updated_at_us, n.path, t.name \
+        FROM jobs j JOIN tables t ON t.table_id = j.table_id \
+        JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE j.job_id < $1 AND n.path >= $2 AND n.path < $3 ORDER BY j.job_id DESC LIMIT $4";
+    let (first, end) = within.stored_range();
+    let before = match page.after.as_deref() {
+        None => Uuid::max(),
+        Some(key) => Uuid::parse_str(key).map_err(|_| {
+            Error::invalid_input("page_token is not one that this listing answered")
+        })?,
+    };
+    run!(tx, |c| sqlx::query_as::<_, NamedJobRow>(SQL)
+        .bind(before)
+        .bind(&first)
+        .bind(&end)
+        .bind(page.fetch_limit())
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing jobs"))?
+    .into_iter()
+    .map(|row| {
+        let namespace = NamespaceId::from_stored(&row.path)?;
+        Ok((row.job.into_job()?, TableId { namespace, name: Name::new(row.name)? }))
+    })
+    .collect()
 }
 
 /// Whether a job that is not over is at the table's branch.

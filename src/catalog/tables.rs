@@ -349,6 +349,18 @@ pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
     ensure_one(deleted, &table.id)
 }
 
+/// The table that stands at a location.
+pub async fn find_table_at(tx: &mut Tx, location: &str) -> Result<Option<Table>> {
+    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
+        t.properties \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE t.location = $1";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(location).fetch_optional(c).await)
+        .map_err(|error| failed(error, "looking for a table by its location"))?
+        .map(TableRow::into_table)
+        .transpose()
+}
+
 /// Every table of a namespace, for a cascade.
 pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \

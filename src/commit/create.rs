@@ -131,7 +131,7 @@ impl Engine {
         })
     }
 
-    async fn make_home(&self, id: &TableId, home: Home, caller: &Caller) -> Result<()> {
+    pub(super) async fn make_home(&self, id: &TableId, home: Home, caller: &Caller) -> Result<()> {
         match home {
             Home::Known => Ok(()),
             Home::MadeOnDemand => self.make_if_missing(&id.namespace, caller).await,

@@ -68,7 +68,8 @@ impl Engine {
         version: Option<u64>,
         page: &Page,
     ) -> Result<(Vec<Index>, Option<String>)> {
-        let mut indexes = self.open(table, version).await?.indexes().await?;
+        let list = async |snapshot: Snapshot| snapshot.indexes().await;
+        let mut indexes = self.read(table, version, list).await?;
         if let Some(after) = &page.after {
             indexes.retain(|index| index.name > *after);
         }
@@ -84,7 +85,8 @@ impl Engine {
         version: Option<u64>,
         name: &str,
     ) -> Result<Index> {
-        let found = self.open(table, version).await?.index_named(name).await?;
+        let find = async |snapshot: Snapshot| snapshot.index_named(name).await;
+        let found = self.read(table, version, find).await?;
         found.ok_or_else(|| not_found(table, name))
     }
 

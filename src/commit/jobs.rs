@@ -19,7 +19,7 @@ use super::Engine;
 use crate::catalog::jobs::{self, Ending};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
-use crate::model::{Caller, Job, JobKind, JobState, Properties, Table};
+use crate::model::{Caller, Job, JobKind, JobState, NamespaceId, Page, Properties, Table, TableId};
 
 /// How long a job is taken to be alive without a sign of life.
 const LEASE: Duration = Duration::from_secs(60);
@@ -81,6 +81,38 @@ impl Engine {
         tx.commit().await?;
         tracing::info!(table.id = %table.id, %caller, job.id = %job.key, "began to {}", kind.as_str());
         Ok(self.spawn_job(job))
+    }
+
+    /// A page of the jobs on tables within a namespace, the newest first, each with its table, and the
+    /// token of the next.
+    pub async fn list_jobs(
+        &self,
+        within: &NamespaceId,
+        page: &Page,
+    ) -> Result<(Vec<(Job, TableId)>, Option<String>)> {
+        let mut tx = self.catalog.read().await?;
+        let mut found = jobs::list_jobs(&mut tx, within, page).await?;
+        let next = page.finish(&mut found, |(job, _)| job.key.to_string());
+        Ok((found, next))
+    }
+
+    /// A job, if it is on a table within the namespace.
+    pub async fn find_job(&self, within: &NamespaceId, key: Uuid) -> Result<Option<Job>> {
+        let mut tx = self.catalog.read().await?;
+        let Some(job) = jobs::find_job(&mut tx, key).await? else { return Ok(None) };
+        let table = tables::find_table_by_key(&mut tx, job.table_key).await?;
+        Ok(table.filter(|table| within.holds(&table.id.namespace)).map(|_| job))
+    }
+
+    /// Cancels a job: what it has not put by now it will not put. Answers whether it was not over.
+    pub async fn cancel_job(&self, job: &Job, caller: &Caller) -> Result<bool> {
+        let mut tx = self.catalog.write().await?;
+        let canceled = jobs::cancel_job(&mut tx, job.key, self.now_us()).await?;
+        tx.commit().await?;
+        if canceled {
+            tracing::info!(job.id = %job.key, %caller, "canceled a job");
+        }
+        Ok(canceled)
     }
 
     /// Takes up jobs whose holders fell silent. Answers how many.

@@ -16,6 +16,7 @@ mod alter;
 mod backfill;
 mod batch;
 mod change;
+mod clones;
 mod create;
 mod indexes;
 mod jobs;
@@ -47,6 +48,7 @@ use crate::model::{Branch, Clock, Table};
 
 pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
+pub use clones::CloneSource;
 pub use create::{CreateMode, Created, Home, InsertMode, Inserted, NewTable};
 pub use jobs::Begun;
 pub use managed::{VersionRange, Versioning};

@@ -1,5 +1,6 @@
 //! Making and dropping namespaces.
 
+use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
 use crate::catalog::{namespaces, removals, tables};
 use crate::error::{Error, Result};
@@ -149,6 +150,10 @@ impl Engine {
                 tables::delete_table(tx, &table).await?;
                 dropped.push(table);
             }
+        }
+        // Clones that go along are gone by now.
+        for table in &dropped {
+            ensure_not_cloned(tx, table).await?;
         }
         for namespace in &descendants {
             namespaces::delete_namespace(tx, namespace).await?;

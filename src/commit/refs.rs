@@ -3,6 +3,7 @@
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::clones::ensure_not_cloned;
 use super::versions::no_data;
 use super::{Engine, location_of, root_of};
 use crate::catalog::jobs;
@@ -154,6 +155,7 @@ impl Engine {
                     table.branch
                 )));
             }
+            ensure_not_cloned(&mut tx, table).await?;
         }
         let newest = self.open(&main, None).await?;
         if newest.delete_branch(&table.branch).await? == Before::Absent {
@@ -218,7 +220,7 @@ impl Engine {
 }
 
 /// The table on its main branch.
-fn root_line(table: &Table) -> Table {
+pub(super) fn root_line(table: &Table) -> Table {
     Table { branch: Branch::main(), ..table.clone() }
 }
 

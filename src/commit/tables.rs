@@ -3,6 +3,7 @@
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
+use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
 use crate::catalog::tables::NewTable;
 use crate::catalog::{Tx, namespaces, removals, tables};
@@ -129,13 +130,14 @@ impl Engine {
     /// Takes a name away and removes the files.
     ///
     /// # Errors
-    /// `TableNotFound`.
+    /// `TableNotFound`, `InvalidTableState` for one of which there is a shallow clone.
     pub async fn drop_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
         let _turn = self.turn_of(id).await?;
         let mut tx = self.catalog.write().await?;
         let table = tables::get_table(&mut tx, id).await?;
         removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
         tables::delete_table(&mut tx, &table).await?;
+        ensure_not_cloned(&mut tx, &table).await?;
         tx.commit().await?;
         self.remove_folder(&location_of(&table)).await;
         tracing::info!(table.id = %id, %caller, "dropped table");

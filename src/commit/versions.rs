@@ -111,6 +111,24 @@ impl Engine {
         }
     }
 
+    /// Reads a version, the newest when none is named. A table that is dropped while it is read is a
+    /// table that is not there, and no failure of the server.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and what `work` ends with.
+    pub async fn read<T>(
+        &self,
+        table: &Table,
+        version: Option<u64>,
+        work: impl AsyncFnOnce(Snapshot) -> Result<T>,
+    ) -> Result<T> {
+        let snapshot = self.open(table, version).await?;
+        match work(snapshot).await {
+            Err(error @ Error::Internal { .. }) => Err(self.unless_gone(table, error).await),
+            outcome => outcome,
+        }
+    }
+
     async fn open_there(&self, table: &Table, version: Option<u64>) -> Result<Snapshot> {
         let location = location_of(table);
         if let Some(version) = version {

@@ -35,7 +35,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::AppState;
-use super::error::{ApiError, ApiResult};
+use super::error::ApiError;
 use crate::error::{Error, Result};
 use crate::lake::Batches;
 
@@ -665,7 +665,7 @@ impl Framing {
 
 /// Answers batches as they come. The first is awaited, so that what fails at once fails with a
 /// status; what fails later ends the connection without the end-of-stream marker.
-pub async fn respond(batches: Batches, framing: Framing) -> ApiResult<Response> {
+pub async fn respond(batches: Batches, framing: Framing) -> Result<Response> {
     // Fused, because an answer without rows is at its end here and asked once more below.
     let mut stream = batches.stream.fuse();
     let first = match stream.next().await {

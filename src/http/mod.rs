@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -170,13 +170,14 @@ fn operations() -> (Router<AppState>, OpenApi) {
 /// What LanceDB's clients ask for, in the order of their documentation. Of namespaces, and of tables
 /// but for the slash, the operations above serve them too.
 fn lancedb_operations(state: &AppState) -> Router<AppState> {
-    use lancedb::{branches, changes, columns, data, indexes, tables, tags, versions};
+    use lancedb::{branches, changes, columns, data, indexes, jobs, tables, tags, versions};
     use namespace::{branches as spec_branches, tables as spec_tables, tags as spec_tags};
 
     Router::new()
         .route("/v1/table/", get(tables::list_tables))
         .route("/v1/table/{id}/create/", post(data::create_table))
         .route("/v1/table/{id}/describe/", post(tables::describe_table))
+        .route("/v1/table/{id}/clone", post(tables::clone_table))
         .route("/v1/table/{id}/drop/", post(spec_tables::drop_table))
         .route("/v1/table/{id}/rename/", post(tables::rename_table))
         .route("/v1/table/{id}/stats/", post(tables::get_table_stats))
@@ -198,10 +199,25 @@ fn lancedb_operations(state: &AppState) -> Router<AppState> {
         .route("/v1/table/{id}/branches/list/", post(branches::list_branches))
         .route("/v1/table/{id}/branches/create/", post(spec_branches::create_table_branch))
         .route("/v1/table/{id}/branches/delete/", post(spec_branches::delete_table_branch))
+        .route("/v1/table/{id}/add_columns/", post(columns::add_columns))
         .route("/v1/table/{id}/alter_columns/", post(columns::alter_columns))
         .route("/v1/table/{id}/drop_columns/", post(columns::drop_columns))
         .route("/v1/table/{id}/update_field_metadata/", post(columns::update_field_metadata))
+        .route("/v1/jobs/list", post(jobs::list_jobs))
+        .route("/v1/jobs/describe", post(jobs::describe_job))
+        .route("/v1/jobs/cancel", post(jobs::cancel_job))
+        .route("/v1/jobs/pause", post(lancedb::not_served))
+        .route("/v1/jobs/resume", post(lancedb::not_served))
+        .route("/v1/jobs/query_events", post(lancedb::not_served))
         .route("/v1/table/{id}/errors", post(lancedb::not_served))
+        .route("/v1/table/{id}/index/{index_name}/prewarm/", post(lancedb::not_served))
+        .route("/v1/function/{*rest}", any(lancedb::not_served))
+        .route("/v1/secret/{*rest}", any(lancedb::not_served))
+        .route("/v1/view/{*rest}", any(lancedb::not_served))
+        .route("/v1/namespace/{id}/function/list", get(lancedb::not_served))
+        .route("/v1/namespace/{id}/secret/list", get(lancedb::not_served))
+        .route("/v1/namespace/{id}/view/list", get(lancedb::not_served))
+        .route("/admin/authz/{*rest}", any(lancedb::not_served))
         .route_layer(from_fn_with_state(state.clone(), lancedb::speak))
 }
 

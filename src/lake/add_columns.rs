@@ -31,12 +31,16 @@ pub enum ColumnSource {
     Expression(String),
     /// Kept with the column, which is null until it is backfilled.
     Computed(String),
+    /// Null for the rows that are there. The name of the field is that of the column.
+    Null(Arc<Field>),
 }
 
 impl ColumnSource {
-    fn text(&self) -> &str {
-        let (Self::Expression(text) | Self::Computed(text)) = self;
-        text
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Expression(text) | Self::Computed(text) => Some(text),
+            Self::Null(_) => None,
+        }
     }
 }
 
@@ -47,13 +51,13 @@ pub struct NewColumn {
     pub source: ColumnSource,
 }
 
-/// A new column whose expression was understood.
+/// A new column that was understood.
 struct Planned {
     field: Field,
     /// The columns of the table that the expression reads.
     inputs: BTreeSet<String>,
-    text: String,
-    is_computed: bool,
+    /// What gives the rows that are there their values; null when absent.
+    expression: Option<String>,
 }
 
 impl Snapshot {
@@ -97,12 +101,12 @@ async fn add_columns(
     let schema: SchemaRef = Arc::new(ArrowSchema::new(
         planned.iter().map(|column| column.field.clone()).collect::<Vec<_>>(),
     ));
-    let added = if planned.iter().all(|column| column.is_computed) {
+    let added = if planned.iter().all(|column| column.expression.is_none()) {
         dataset.add_columns(NewColumnTransform::AllNulls(schema), None, None).await
     } else {
         let inputs: Vec<String> = planned
             .iter()
-            .filter(|one| !one.is_computed)
+            .filter(|one| one.expression.is_some())
             .flat_map(|one| one.inputs.clone())
             .collect();
         let read = read_schema(&dataset, &inputs)?;
@@ -131,8 +135,16 @@ fn check_names(dataset: &Dataset, columns: &[NewColumn]) -> Result<()> {
     let known: BTreeSet<&str> =
         dataset.schema().fields.iter().map(|field| field.name.as_str()).collect();
     let mut seen = BTreeSet::new();
-    for NewColumn { name, .. } in columns {
+    for NewColumn { name, source } in columns {
         check_new_name(name)?;
+        if let ColumnSource::Null(field) = source {
+            check_stored_names([field])?;
+            if !field.is_nullable() {
+                return Err(Error::invalid_input(format!(
+                    "the new column '{name}' must be nullable: it has no values yet"
+                )));
+            }
+        }
         if known.contains(name.as_str()) {
             return Err(Error::invalid_input(format!("the table has a column '{name}' already")));
         }
@@ -146,13 +158,13 @@ fn check_names(dataset: &Dataset, columns: &[NewColumn]) -> Result<()> {
 /// Each by itself, so that the error can name the column, and then all together.
 fn check_expressions(columns: &[NewColumn]) -> Result<()> {
     for column in columns {
-        let text = column.source.text();
+        let Some(text) = column.source.text() else { continue };
         if text.trim().is_empty() {
             return Err(about(&column.name, Error::invalid_input("the expression is empty")));
         }
         expression::check(text).map_err(|error| about(&column.name, error))?;
     }
-    expression::check_all(columns.iter().map(|column| column.source.text()))
+    expression::check_all(columns.iter().filter_map(|column| column.source.text()))
 }
 
 /// # Errors
@@ -220,6 +232,10 @@ fn plan(dataset: &Dataset, column: &NewColumn, location: &Location) -> Result<Pl
     let (text, is_computed) = match &column.source {
         ColumnSource::Expression(text) => (text, false),
         ColumnSource::Computed(text) => (text, true),
+        ColumnSource::Null(field) => {
+            let (field, inputs) = (field.as_ref().clone(), BTreeSet::new());
+            return Ok(Planned { field, inputs, expression: None });
+        }
     };
     let failed = |error| failure::from_expression(error, location);
     let planner = Planner::new(Arc::new(ArrowSchema::from(dataset.schema())));
@@ -235,7 +251,7 @@ fn plan(dataset: &Dataset, column: &NewColumn, location: &Location) -> Result<Pl
     if is_computed {
         field.set_metadata(HashMap::from([(COMPUTED_KEY.to_owned(), text.clone())]));
     }
-    Ok(Planned { field, inputs, text: text.clone(), is_computed })
+    Ok(Planned { field, inputs, expression: (!is_computed).then(|| text.clone()) })
 }
 
 /// The column of the table that holds what the path leads to.
@@ -291,7 +307,7 @@ fn about(column: &str, error: Error) -> Error {
 struct Filler {
     read: SchemaRef,
     schema: SchemaRef,
-    /// Absent for a computed column, which stays null for now.
+    /// Absent for a column that stays null for now.
     expressions: Vec<Option<Arc<dyn PhysicalExpr>>>,
 }
 
@@ -304,10 +320,8 @@ impl Filler {
     ) -> Result<Self> {
         let mut expressions = Vec::with_capacity(planned.len());
         for column in planned {
-            expressions.push(match column.is_computed {
-                true => None,
-                false => Some(evaluator(&column.text, &read, location)?),
-            });
+            let text = column.expression.as_deref();
+            expressions.push(text.map(|text| evaluator(text, &read, location)).transpose()?);
             tokio::task::yield_now().await;
         }
         Ok(Self { read, schema, expressions })

@@ -121,6 +121,11 @@ impl NamespaceId {
         (first, end)
     }
 
+    /// Whether `other` is this namespace or in it, however deep.
+    pub fn holds(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }

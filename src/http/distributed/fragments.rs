@@ -14,7 +14,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{ObjectId, Query, TablePath};
 use crate::http::namespace::tables::{get_table_on, to_wire};
 use crate::http::openapi::{ArrowBytes, FragmentMetadata, JsonArrowSchema};
-use crate::lake::{self, Selection};
+use crate::lake::{self, Selection, Snapshot};
 use crate::model::Caller;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -100,6 +100,8 @@ pub async fn read_fragment(
     let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let version = query.version;
     let query = query.into_query()?;
-    let snapshot = state.engine.open(&table, version).await?;
-    respond(snapshot.read_fragment(fragment, &query).await?, Framing::Stream).await
+    let read = async |snapshot: Snapshot| {
+        respond(snapshot.read_fragment(fragment, &query).await?, Framing::Stream).await
+    };
+    Ok(state.engine.read(&table, version, read).await?)
 }

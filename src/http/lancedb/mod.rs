@@ -9,6 +9,7 @@ pub(super) mod changes;
 pub(super) mod columns;
 pub(super) mod data;
 pub(super) mod indexes;
+pub(super) mod jobs;
 pub(super) mod multipart;
 pub(super) mod tables;
 pub(super) mod tags;

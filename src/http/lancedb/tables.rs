@@ -6,15 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::At;
+use super::data::Version;
 use crate::catalog::namespaces as namespace_rows;
 use crate::catalog::tables::{self as rows, Shown};
+use crate::commit::CloneSource;
 use crate::http::AppState;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Database, Json, Query, TablePath};
+use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::namespaces::PageQuery;
 use crate::http::namespace::stats::GetTableStatsResponse;
 use crate::http::namespace::tables::{TableBasicStats, get_table_on};
-use crate::lake::{Location, logical_schema};
+use crate::lake::{Depth, Location, Snapshot, logical_schema};
 use crate::model::{Caller, Name, NamespaceId, Page, PageScope, Properties, TableId};
 
 /// The longest table name of these clients, in bytes.
@@ -83,8 +86,8 @@ pub(in crate::http) async fn describe_table(
     Json(request): Json<DescribeTableRequest>,
 ) -> ApiResult<At<Reply<DescribeTableResponse>>> {
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let snapshot = state.engine.open(&table, request.version).await?;
-    let stats = snapshot.stats().await?;
+    let with_stats = async |snapshot: Snapshot| Ok((snapshot.stats().await?, snapshot));
+    let (stats, snapshot) = state.engine.read(&table, request.version, with_stats).await?;
     let response = DescribeTableResponse {
         table: id.name.to_string(),
         namespace: database.shown(id.namespace.to_list()),
@@ -112,8 +115,40 @@ pub(in crate::http) async fn get_table_stats(
     Json(request): Json<OnBranch>,
 ) -> ApiResult<At<Reply<GetTableStatsResponse>>> {
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let snapshot = state.engine.open(&table, None).await?;
-    Ok(At(snapshot.version(), Reply(snapshot.table_stats().await?.into())))
+    let count = async |snapshot: Snapshot| Ok((snapshot.version(), snapshot.table_stats().await?));
+    let (version, stats) = state.engine.read(&table, None, count).await?;
+    Ok(At(version, Reply(stats.into())))
+}
+
+#[derive(Deserialize)]
+pub(in crate::http) struct CloneTableRequest {
+    /// As DescribeTable tells it.
+    source_location: String,
+    source_version: Option<u64>,
+    source_tag: Option<String>,
+    is_shallow: Option<bool>,
+}
+
+/// Makes a table of a version of another: one that refers to its files, or one with copies.
+pub(in crate::http) async fn clone_table(
+    State(state): State<AppState>,
+    caller: Caller,
+    TablePath(id, database): TablePath,
+    Json(request): Json<CloneTableRequest>,
+) -> ApiResult<At<Reply<Version>>> {
+    let depth = if request.is_shallow == Some(false) { Depth::Deep } else { Depth::Shallow };
+    let version = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        let source = CloneSource {
+            location: &request.source_location,
+            within: &database.namespace().unwrap_or_default(),
+            version: request.source_version,
+            tag: request.source_tag.as_deref(),
+        };
+        let home = state.home_in(&database, &id);
+        state.engine.clone_table(&id, home, &source, depth, &caller).await
+    })
+    .await?;
+    Ok(At(version, Reply(Version { version })))
 }
 
 #[derive(Deserialize)]

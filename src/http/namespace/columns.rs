@@ -35,7 +35,9 @@ pub struct AddColumnsEntry {
 }
 
 impl AddColumnsEntry {
-    fn into_column(self) -> Result<NewColumn> {
+    /// # Errors
+    /// `InvalidInput` for none or several of the three; `Unsupported` for a virtual column.
+    pub(in crate::http) fn into_column(self) -> Result<NewColumn> {
         let Self { name, expression, computed, virtual_column } = self;
         let source = match (expression, computed, virtual_column) {
             (Some(text), None, None) => ColumnSource::Expression(text),

@@ -73,6 +73,25 @@ pub struct CreateTableIndexRequest {
     stem: Option<bool>,
     remove_stop_words: Option<bool>,
     ascii_folding: Option<bool>,
+    /// Instead of those of the language. The spec's document does not have it, nor those below.
+    custom_stop_words: Option<Vec<String>>,
+    /// For the tokenizer `ngram`, 3 when absent.
+    #[schema(minimum = 1)]
+    min_ngram_length: Option<u32>,
+    /// For the tokenizer `ngram`, 3 when absent, at most 32.
+    #[schema(minimum = 1)]
+    max_ngram_length: Option<u32>,
+    /// For the tokenizer `ngram`: whether only the beginnings of words count.
+    prefix_only: Option<bool>,
+    /// How many documents are in one compressed block: 128 (default) or 256.
+    #[schema(minimum = 128)]
+    block_size: Option<usize>,
+    /// For the tokenizer `code`: whether identifiers are also taken apart.
+    split_identifiers: Option<bool>,
+    split_on_numerics: Option<bool>,
+    preserve_original: Option<bool>,
+    /// For the tokenizer `code`: whether operators such as `::` are words.
+    index_operators: Option<bool>,
 }
 
 impl CreateTableIndexRequest {
@@ -111,6 +130,15 @@ impl CreateTableIndexRequest {
                 stem: self.stem,
                 remove_stop_words: self.remove_stop_words,
                 ascii_folding: self.ascii_folding,
+                custom_stop_words: self.custom_stop_words,
+                min_ngram_length: self.min_ngram_length,
+                max_ngram_length: self.max_ngram_length,
+                prefix_only: self.prefix_only,
+                block_size: self.block_size,
+                split_identifiers: self.split_identifiers,
+                split_on_numerics: self.split_on_numerics,
+                preserve_original: self.preserve_original,
+                index_operators: self.index_operators,
             },
         })
     }

@@ -119,13 +119,18 @@ impl QueryTableRequest {
         self
     }
 
-    /// Opens the table that is asked, and says what it is asked for.
-    pub(super) async fn open(self, state: &AppState, path: TablePath) -> Result<(Snapshot, Query)> {
+    /// Asks the table what it is asked for.
+    pub(super) async fn ask<T>(
+        self,
+        state: &AppState,
+        path: TablePath,
+        work: impl AsyncFnOnce(Snapshot, Query) -> Result<T>,
+    ) -> Result<T> {
         let id = path.matching(self.envelope.id.as_deref())?;
         let (version, branch) = (self.version, self.branch.clone());
         let query = self.into_query()?;
         let table = get_table_on(state, &id, branch.as_deref()).await?;
-        Ok((state.engine.open(&table, version).await?, query))
+        state.engine.read(&table, version, async |snapshot| work(snapshot, query).await).await
     }
 
     fn into_query(mut self) -> Result<Query> {

@@ -13,7 +13,7 @@ use crate::http::arrow::{Framing, respond};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, ObjectId, TablePath};
 use crate::http::openapi::{ArrowBytes, Envelope};
-use crate::lake::Detail;
+use crate::lake::{Detail, Query, Snapshot};
 use crate::model::Caller;
 
 /// Query the rows of a table: filter, columns, limit, offset, nearest vectors, full text.
@@ -28,8 +28,10 @@ pub async fn query_table(
     path: TablePath,
     Json(request): Json<QueryTableRequest>,
 ) -> ApiResult<Response> {
-    let (snapshot, query) = request.open(&state, path).await?;
-    respond(snapshot.query(&query).await?, Framing::File).await
+    let run = async |snapshot: Snapshot, query: Query| {
+        respond(snapshot.query(&query).await?, Framing::File).await
+    };
+    Ok(request.ask(&state, path, run).await?)
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -57,9 +59,9 @@ pub async fn explain_table_query_plan(
     let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
     let detail = if request.verbose == Some(true) { Detail::Full } else { Detail::Short };
-    let (snapshot, query) =
-        request.query.on_branch(request.branch).open(&state, TablePath(id, database)).await?;
-    Ok(Reply(snapshot.explain(&query, detail).await?))
+    let explain = async |snapshot: Snapshot, query: Query| snapshot.explain(&query, detail).await;
+    let query = request.query.on_branch(request.branch);
+    Ok(Reply(query.ask(&state, TablePath(id, database), explain).await?))
 }
 
 /// Run a query, and tell how it was answered and what that took.
@@ -72,8 +74,8 @@ pub async fn analyze_table_query_plan(
     path: TablePath,
     Json(request): Json<QueryTableRequest>,
 ) -> ApiResult<Reply<String>> {
-    let (snapshot, query) = request.open(&state, path).await?;
-    Ok(Reply(snapshot.analyze(&query).await?))
+    let analyze = async |snapshot: Snapshot, query: Query| snapshot.analyze(&query).await;
+    Ok(Reply(request.ask(&state, path, analyze).await?))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -101,7 +103,7 @@ pub async fn count_table_rows(
 ) -> ApiResult<Reply<u64>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let snapshot = state.engine.open(&table, request.version).await?;
     let predicate = request.predicate.as_deref().filter(|text| !text.trim().is_empty());
-    Ok(Reply(snapshot.count_rows(predicate).await?))
+    let count = async |snapshot: Snapshot| snapshot.count_rows(predicate).await;
+    Ok(Reply(state.engine.read(&table, request.version, count).await?))
 }

@@ -10,7 +10,7 @@ use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, ObjectId, TablePath};
 use crate::http::openapi::{Context, Envelope};
-use crate::lake::{FragmentLengths, TableStats};
+use crate::lake::{FragmentLengths, Snapshot, TableStats};
 use crate::model::Caller;
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -98,6 +98,6 @@ pub async fn get_table_stats(
 ) -> ApiResult<Reply<GetTableStatsResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let snapshot = state.engine.open(&table, None).await?;
-    Ok(Reply(snapshot.table_stats().await?.into()))
+    let count = async |snapshot: Snapshot| snapshot.table_stats().await;
+    Ok(Reply(state.engine.read(&table, None, count).await?.into()))
 }

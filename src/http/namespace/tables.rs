@@ -18,7 +18,7 @@ use crate::http::extract::{
 };
 use crate::http::lancedb::tables::is_nameable;
 use crate::http::openapi::{Context, Envelope, JsonArrowSchema};
-use crate::lake::{Location, Stats, wire_schema};
+use crate::lake::{Location, Snapshot, Stats, wire_schema};
 use crate::model::{
     Branch, Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState,
 };
@@ -374,8 +374,8 @@ async fn add_details(
         response.is_only_declared = Some(true);
         return Ok(());
     }
-    let snapshot = state.engine.open(table, version).await?;
-    let stats = snapshot.stats().await?;
+    let with_stats = async |snapshot: Snapshot| Ok((snapshot.stats().await?, snapshot));
+    let (stats, snapshot) = state.engine.read(table, version, with_stats).await?;
     response.is_only_declared = Some(false);
     response.version = Some(snapshot.version());
     response.schema = Some(to_wire(&snapshot.arrow_schema())?);

@@ -17,6 +17,11 @@ const TEXT_MEMORY_MIB: u64 = 1_024;
 const TEXT_WORKERS: usize = 2;
 /// A token is a word; a longer limit is as good as none.
 const MAX_TOKEN_BYTES: i64 = 1 << 20;
+/// How many letters an ngram has when the caller does not say: Lance's own number.
+const DEFAULT_NGRAM: u32 = 3;
+/// Every length of ngram is one more token for each letter of the text.
+const MAX_NGRAM: u32 = 32;
+const MAX_STOP_WORDS_BYTES: usize = 256 << 10;
 
 /// What a caller may say about a full text index; the names are the spec's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -29,6 +34,19 @@ pub struct TextOptions {
     pub stem: Option<bool>,
     pub remove_stop_words: Option<bool>,
     pub ascii_folding: Option<bool>,
+    /// Instead of those of the language.
+    pub custom_stop_words: Option<Vec<String>>,
+    /// For the tokenizer `ngram`, as the two below.
+    pub min_ngram_length: Option<u32>,
+    pub max_ngram_length: Option<u32>,
+    pub prefix_only: Option<bool>,
+    /// Documents in one compressed block: 128 or 256.
+    pub block_size: Option<usize>,
+    /// For the tokenizer `code`, as the three below.
+    pub split_identifiers: Option<bool>,
+    pub split_on_numerics: Option<bool>,
+    pub preserve_original: Option<bool>,
+    pub index_operators: Option<bool>,
 }
 
 impl TextOptions {
@@ -43,6 +61,15 @@ impl TextOptions {
             ("stem", self.stem.is_some()),
             ("remove_stop_words", self.remove_stop_words.is_some()),
             ("ascii_folding", self.ascii_folding.is_some()),
+            ("custom_stop_words", self.custom_stop_words.is_some()),
+            ("min_ngram_length", self.min_ngram_length.is_some()),
+            ("max_ngram_length", self.max_ngram_length.is_some()),
+            ("prefix_only", self.prefix_only.is_some()),
+            ("block_size", self.block_size.is_some()),
+            ("split_identifiers", self.split_identifiers.is_some()),
+            ("split_on_numerics", self.split_on_numerics.is_some()),
+            ("preserve_original", self.preserve_original.is_some()),
+            ("index_operators", self.index_operators.is_some()),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
@@ -75,12 +102,31 @@ impl TextOptions {
                 )));
             }
         }
-        let switches: [(Option<bool>, Switch); 5] = [
+        params = self.ngrams(params)?;
+        if let Some(words) = &self.custom_stop_words {
+            if words.iter().map(String::len).sum::<usize>() > MAX_STOP_WORDS_BYTES {
+                return Err(Error::invalid_input(format!(
+                    "custom_stop_words has more than {MAX_STOP_WORDS_BYTES} bytes"
+                )));
+            }
+            params = params.custom_stop_words(Some(words.clone()));
+        }
+        if let Some(size) = self.block_size {
+            params = params
+                .block_size(size)
+                .map_err(|_| Error::invalid_input("block_size must be 128 or 256"))?;
+        }
+        let switches: [(Option<bool>, Switch); 10] = [
             (self.with_position, InvertedIndexParams::with_position),
             (self.lower_case, InvertedIndexParams::lower_case),
             (self.stem, InvertedIndexParams::stem),
             (self.remove_stop_words, InvertedIndexParams::remove_stop_words),
             (self.ascii_folding, InvertedIndexParams::ascii_folding),
+            (self.prefix_only, InvertedIndexParams::ngram_prefix_only),
+            (self.split_identifiers, InvertedIndexParams::split_identifiers),
+            (self.split_on_numerics, InvertedIndexParams::split_on_numerics),
+            (self.preserve_original, InvertedIndexParams::preserve_original),
+            (self.index_operators, InvertedIndexParams::index_operators),
         ];
         for (given, set) in switches {
             if let Some(given) = given {
@@ -102,6 +148,22 @@ impl TextOptions {
             ))
         })?;
         Ok(params.memory_limit_mb(TEXT_MEMORY_MIB).num_workers(TEXT_WORKERS))
+    }
+
+    fn ngrams(&self, params: InvertedIndexParams) -> Result<InvertedIndexParams> {
+        let (least, most) = (self.min_ngram_length, self.max_ngram_length);
+        let (first, last) =
+            (least.unwrap_or(DEFAULT_NGRAM), most.unwrap_or(least.unwrap_or(0).max(DEFAULT_NGRAM)));
+        if first == 0 || first > last || last > MAX_NGRAM {
+            return Err(Error::invalid_input(format!(
+                "min_ngram_length must be at least 1 and no more than max_ngram_length, which is at \
+                 most {MAX_NGRAM}"
+            )));
+        }
+        if least.is_none() && most.is_none() {
+            return Ok(params);
+        }
+        Ok(params.ngram_min_length(first).ngram_max_length(last))
     }
 }
 

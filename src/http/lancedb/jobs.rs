@@ -1,0 +1,148 @@
+//! Jobs: work that outlasts its request.
+
+use axum::Json as Reply;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::http::AppState;
+use crate::http::error::ApiResult;
+use crate::http::extract::{Database, Json};
+use crate::model::{Caller, Job, JobState, Page, PageScope};
+
+/// The states that these clients know.
+fn word(state: JobState) -> &'static str {
+    match state {
+        JobState::Queued | JobState::Running => "IN_PROGRESS",
+        JobState::Succeeded => "DONE",
+        JobState::Failed => "FAILED",
+        JobState::Canceled => "CANCELLED",
+    }
+}
+
+#[derive(Deserialize)]
+pub(in crate::http) struct ListJobsRequest {
+    page_token: Option<String>,
+    limit: Option<i64>,
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct JobEntry {
+    job_id: Uuid,
+    /// The table's names, as these clients write them.
+    table: String,
+    job_type: &'static str,
+    state: &'static str,
+    created_at_millis: i64,
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct ListJobsResponse {
+    jobs: Vec<JobEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_token: Option<String>,
+}
+
+/// Lists the jobs on the tables of the database, the newest first.
+pub(in crate::http) async fn list_jobs(
+    State(state): State<AppState>,
+    _caller: Caller,
+    database: Database,
+    Json(request): Json<ListJobsRequest>,
+) -> ApiResult<Reply<ListJobsResponse>> {
+    let within = database.namespace().unwrap_or_default();
+    let scope = PageScope::new("jobs", &within.to_stored());
+    let page = Page::new(scope, request.limit, request.page_token.as_deref())?;
+    let (found, page_token) = state.engine.list_jobs(&within, &page).await?;
+    let jobs = found.into_iter().map(|(job, table)| JobEntry {
+        job_id: job.key,
+        table: database.shown(table.to_list()).join("$"),
+        job_type: job.kind.as_str(),
+        state: word(job.state),
+        created_at_millis: job.created_at_us / 1_000,
+    });
+    Ok(Reply(ListJobsResponse { jobs: jobs.collect(), page_token }))
+}
+
+#[derive(Deserialize)]
+pub(in crate::http) struct JobRequest {
+    job_id: String,
+}
+
+impl JobRequest {
+    /// The job, if it is on a table of the database.
+    async fn find(&self, state: &AppState, database: &Database) -> Result<Job> {
+        let unknown = || Error::TransactionNotFound(self.job_id.chars().take(64).collect());
+        let key = Uuid::parse_str(&self.job_id).map_err(|_| unknown())?;
+        let within = database.namespace().unwrap_or_default();
+        state.engine.find_job(&within, key).await?.ok_or_else(unknown)
+    }
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct DescribeJobResponse {
+    job_id: Uuid,
+    job_type: &'static str,
+    job_state: &'static str,
+    creation_ms: i64,
+    /// What is to be done.
+    spec: Value,
+    /// What was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<JobFailure>,
+}
+
+#[derive(Serialize)]
+struct JobFailure {
+    message: String,
+    retryable: bool,
+}
+
+impl From<Job> for DescribeJobResponse {
+    fn from(job: Job) -> Self {
+        let failed = (job.state == JobState::Failed).then(|| job.error.unwrap_or_default());
+        Self {
+            job_id: job.key,
+            job_type: job.kind.as_str(),
+            job_state: word(job.state),
+            creation_ms: job.created_at_us / 1_000,
+            spec: serde_json::from_str(&job.request).unwrap_or_default(),
+            result: job.version.map(|version| json!({ "version": version })),
+            failure: failed.map(|message| JobFailure { message, retryable: false }),
+        }
+    }
+}
+
+/// Tells how a job goes on.
+pub(in crate::http) async fn describe_job(
+    State(state): State<AppState>,
+    _caller: Caller,
+    database: Database,
+    Json(request): Json<JobRequest>,
+) -> ApiResult<Reply<DescribeJobResponse>> {
+    Ok(Reply(request.find(&state, &database).await?.into()))
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct CancelJobResponse {
+    job_id: Uuid,
+}
+
+/// Cancels a job. One that is over is not found: these clients take that for "there was nothing to
+/// cancel".
+pub(in crate::http) async fn cancel_job(
+    State(state): State<AppState>,
+    caller: Caller,
+    database: Database,
+    Json(request): Json<JobRequest>,
+) -> ApiResult<Reply<CancelJobResponse>> {
+    let job = request.find(&state, &database).await?;
+    if !state.engine.cancel_job(&job, &caller).await? {
+        return Err(Error::TransactionNotFound(format!("{} (it is over)", job.key)).into());
+    }
+    Ok(Reply(CancelJobResponse { job_id: job.key }))
+}
