@@ -25,6 +25,8 @@ def jobs():
     assert table.name in one.table and one.job_type and one.created_at_millis == again.creation_ms, one
     # To cancel what is done already is no error, and undoes nothing.
     assert world.db.cancel_job(job.id) is True
+    job.cancel()
+    assert job.status() == "finished"
     assert [index.name for index in table.list_indices()] == ["id_idx"]
     assert job.id not in {one.job_id for one in world.database(new_name("other")).list_jobs()}
 
