@@ -39,12 +39,12 @@ def embedding_functions():
     made.add([{"text": "go north north"}, {"text": "go south"}])
     table.add([{"text": "go west, then west, then west"}])
     assert table.search().where("text = 'go south'").to_list() == [{"text": "go south", "vector": [0.0, 0.0, 2.0, 0.0]}]
-    found = table.search("south", query_type="vector").limit(1).to_pydantic(Walk)
+    found = table.search("south", query_type="vector", vector_column_name="vector").limit(1).to_pydantic(Walk)
     assert [walk.text for walk in found] == ["go south"]
     # A text question is made a vector by the table's own function.
-    assert table.search("west west west").limit(1).to_list()[0]["text"] == "go west, then west, then west"
+    assert table.search("west west west", vector_column_name="vector").limit(1).to_list()[0]["text"] == "go west, then west, then west"
     table.create_index("text", config=world.fts(), wait_timeout=world.WAIT)
-    hybrid = table.search("south", query_type="hybrid").limit(1).to_list()
+    hybrid = table.search("south", query_type="hybrid", vector_column_name="vector").limit(1).to_list()
     assert hybrid[0]["text"] == "go south", hybrid
     table.update(where="text = 'go south'", values={"text": "stay"})
     assert b"embedding_functions" in world.same_database().open_table(made.name).schema.metadata

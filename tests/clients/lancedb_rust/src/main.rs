@@ -216,6 +216,7 @@ async fn main() -> Outcome {
     let database = async |name: &str| {
         connect(&format!("db://{name}_{started}"))
             .api_key("sk_test")
+            .region("none")
             .host_override(base.trim_end_matches('/'))
             .execute()
             .await
