@@ -47,7 +47,27 @@ CREATE TABLE table_versions (
 );
 CREATE INDEX table_versions_by_transaction ON table_versions (transaction_id);
 
--- The claim is the transaction of the commit that has the upload.
+-- Writes in several parts, made by several requests at once, that become one version. How many parts
+-- it has is noted when it is completed, so that none can get lost on the way. Times out like an
+-- upload while it is open; after that its row stays for a while to answer those that ask again.
+CREATE TABLE multipart_writes (
+    session_id    UUID   NOT NULL PRIMARY KEY,
+    table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch        TEXT   NOT NULL,
+    state         TEXT   NOT NULL,
+    mode          TEXT,
+    num_parts     BIGINT,
+    read_version  BIGINT NOT NULL,
+    version       BIGINT,
+    created_by    TEXT   NOT NULL,
+    created_at_us BIGINT NOT NULL,
+    expires_at_us BIGINT NOT NULL
+);
+CREATE INDEX multipart_writes_by_table ON multipart_writes (table_id, branch);
+CREATE INDEX multipart_writes_by_expiry ON multipart_writes (expires_at_us);
+
+-- The claim is the transaction of the commit that has the upload. One with a session is a part of a
+-- multipart write; its part_id is the client's, if it gave one.
 CREATE TABLE uploads (
     upload_id     UUID   NOT NULL PRIMARY KEY,
     table_id      UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
@@ -60,6 +80,8 @@ CREATE TABLE uploads (
     stable_row_ids BOOLEAN NOT NULL,
     claim         TEXT,
     claimed_at_us BIGINT,
+    session_id    UUID,
+    part_id       TEXT,
     num_rows      BIGINT NOT NULL,
     num_bytes     BIGINT NOT NULL,
     created_by    TEXT   NOT NULL,
@@ -69,6 +91,7 @@ CREATE TABLE uploads (
 CREATE INDEX uploads_by_table ON uploads (table_id, upload_id);
 CREATE INDEX uploads_by_expiry ON uploads (expires_at_us);
 CREATE INDEX uploads_by_claim ON uploads (claim);
+CREATE INDEX uploads_by_session ON uploads (session_id);
 
 -- The data files of an upload, each noted before its first byte is written, so that no crash
 -- leaves a file that nobody knows of.

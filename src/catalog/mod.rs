@@ -9,6 +9,7 @@ pub mod clones;
 mod dialect;
 pub mod idempotency;
 pub mod jobs;
+pub mod multipart;
 pub mod namespaces;
 pub mod removals;
 pub mod tables;

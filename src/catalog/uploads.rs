@@ -5,7 +5,9 @@ use uuid::Uuid;
 use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::catalog::tables::find_table_by_key;
 use crate::error::{Error, Result};
-use crate::model::{Branch, Page, Staged, Table, Upload, UploadKind, UploadState};
+use crate::model::{
+    Branch, MultipartState, Page, Part, Staged, Table, Upload, UploadKind, UploadState,
+};
 
 #[derive(sqlx::FromRow)]
 struct UploadRow {
@@ -18,6 +20,8 @@ struct UploadRow {
     fragments: String,
     schema_pb: Vec<u8>,
     stable_row_ids: bool,
+    session_id: Option<Uuid>,
+    part_id: Option<String>,
     num_rows: i64,
     num_bytes: i64,
     created_by: String,
@@ -39,6 +43,7 @@ impl UploadRow {
             branch: Branch::from_stored(self.branch),
             kind,
             state,
+            part: self.session_id.map(|session| Part { session, name: self.part_id }),
             read_version: from_sql(self.read_version),
             staged: Staged {
                 fragments: from_json(&self.fragments)?,
@@ -58,8 +63,8 @@ impl UploadRow {
 pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
     const SQL: &str = "INSERT INTO uploads (upload_id, table_id, kind, state, read_version, \
         fragments, schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
-        expires_at_us, branch) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+        expires_at_us, branch, session_id, part_id) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     let fragments = to_json(&upload.staged.fragments)?;
     run!(tx, |c| sqlx::query(SQL)
         .bind(upload.key)
@@ -76,6 +81,8 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
         .bind(upload.created_at_us)
         .bind(upload.expires_at_us)
         .bind(upload.branch.as_str())
+        .bind(upload.part.as_ref().map(|part| part.session))
+        .bind(upload.part.as_ref().and_then(|part| part.name.as_deref()))
         .execute(c)
         .await
         .map(drop))
@@ -219,8 +226,8 @@ pub async fn move_upload(
 
 pub async fn find_upload(tx: &mut Tx, upload: Uuid) -> Result<Option<Upload>> {
     const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
-        schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
-        expires_at_us FROM uploads WHERE upload_id = $1";
+        schema_pb, stable_row_ids, session_id, part_id, num_rows, num_bytes, created_by, \
+        created_at_us, expires_at_us FROM uploads WHERE upload_id = $1";
     run!(tx, |c| sqlx::query_as::<_, UploadRow>(SQL).bind(upload).fetch_optional(c).await)
         .map_err(|error| failed(error, "reading an upload"))?
         .map(UploadRow::into_upload)
@@ -235,8 +242,8 @@ pub async fn list_uploads(
     page: &Page,
 ) -> Result<Vec<Upload>> {
     const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
-        schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
-        expires_at_us FROM uploads WHERE table_id = $1 AND upload_id > $2 AND state <> $3 \
+        schema_pb, stable_row_ids, session_id, part_id, num_rows, num_bytes, created_by, \
+        created_at_us, expires_at_us FROM uploads WHERE table_id = $1 AND upload_id > $2 AND state <> $3 \
         ORDER BY upload_id LIMIT $4";
     run!(tx, |c| sqlx::query_as::<_, UploadRow>(SQL)
         .bind(table)
@@ -277,7 +284,7 @@ pub async fn delete_uploads(tx: &mut Tx, table: &Table) -> Result<()> {
 }
 
 /// Some uploads whose time is over, each with its table; none that a commit claimed after
-/// `stale_us`.
+/// `stale_us`, and no part of a multipart write that still takes parts: it would lose one unnoticed.
 pub async fn list_expired(
     tx: &mut Tx,
     now_us: i64,
@@ -285,13 +292,17 @@ pub async fn list_expired(
     limit: i64,
 ) -> Result<Vec<(Upload, Table)>> {
     const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
-        schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
-        expires_at_us FROM uploads WHERE expires_at_us <= $1 \
-        AND (claimed_at_us IS NULL OR claimed_at_us <= $2) ORDER BY expires_at_us LIMIT $3";
+        schema_pb, stable_row_ids, session_id, part_id, num_rows, num_bytes, created_by, \
+        created_at_us, expires_at_us FROM uploads WHERE expires_at_us <= $1 \
+        AND (claimed_at_us IS NULL OR claimed_at_us <= $2) \
+        AND NOT EXISTS (SELECT 1 FROM multipart_writes m \
+        WHERE m.session_id = uploads.session_id AND m.state = $4) \
+        ORDER BY expires_at_us LIMIT $3";
     let rows = run!(&mut *tx, |c| sqlx::query_as::<_, UploadRow>(SQL)
         .bind(now_us)
         .bind(stale_us)
         .bind(limit)
+        .bind(MultipartState::Open.as_str())
         .fetch_all(c)
         .await)
     .map_err(|error| failed(error, "listing uploads"))?;

@@ -65,7 +65,7 @@ impl Fence for Batches {
 /// How long a change that others get in the way of is made anew.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it waits before it is, at first.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// Makes a change on the newest version of the table and records what landed. A change that

@@ -10,7 +10,8 @@ use crate::catalog::{namespaces, removals, tables, versions, views};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
 use crate::model::{
-    Branch, Caller, Origin, Properties, Staged, Table, TableId, TableState, TableVersion, View,
+    Branch, Caller, InsertMode, Origin, Properties, Staged, Table, TableId, TableState,
+    TableVersion, View,
 };
 
 /// What making a table does when the name is taken by a table with data.
@@ -39,13 +40,6 @@ pub struct NewTable<'a> {
     pub location: NewLocation<'a>,
     pub properties: Properties,
     pub home: Home,
-}
-
-/// What inserting does with the rows that are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InsertMode {
-    Append,
-    Overwrite,
 }
 
 /// A table that was made, or found.
@@ -103,9 +97,21 @@ impl Engine {
                 CreateMode::Overwrite => {}
             }
         }
-        let write_mode = if latest == 0 { WriteMode::Create } else { WriteMode::Overwrite };
+        // Of two who make a declared table one is told so; whoever replaces rows replaces whatever
+        // rows there are.
+        let (write_mode, on_conflict) = match latest {
+            0 => (WriteMode::Create, OnConflict::Rebase),
+            _ => (WriteMode::Overwrite, OnConflict::Follow),
+        };
         let inserted = self
-            .write_and_commit(&table, Some(write_mode), Change::Overwrite, batches, caller)
+            .write_and_commit(
+                &table,
+                Some(write_mode),
+                Change::Overwrite,
+                on_conflict,
+                batches,
+                caller,
+            )
             .await
             .map_err(|error| match error {
                 // Another made the declared table meanwhile.
@@ -165,10 +171,7 @@ impl Engine {
             return Err(Error::invalid_input("there is a Lance table at the location already"));
         }
         let table = self.declare_table(id, NewLocation::At(location), properties, caller).await?;
-        let written = self
-            .write_and_commit(&table, Some(WriteMode::Create), Change::Overwrite, batches, caller)
-            .await;
-        match written {
+        match self.write_first_rows(&table, batches, caller).await {
             Ok(inserted) => Ok(Created {
                 table,
                 version: inserted.version,
@@ -313,7 +316,8 @@ impl Engine {
             InsertMode::Append => (None, Change::Append),
             InsertMode::Overwrite => (Some(WriteMode::Overwrite), Change::Overwrite),
         };
-        match self.write_and_commit(table, mode, change, batches, caller).await {
+        let on_conflict = OnConflict::Follow;
+        match self.write_and_commit(table, mode, change, on_conflict, batches, caller).await {
             Ok(inserted) => Ok(inserted),
             Err(error) => Err(self.unless_gone(table, error).await),
         }
@@ -329,8 +333,8 @@ impl Engine {
         batches: Batches,
         caller: &Caller,
     ) -> Result<Inserted> {
-        let mode = Some(WriteMode::Create);
-        self.write_and_commit(table, mode, Change::Overwrite, batches, caller).await
+        let (mode, change) = (Some(WriteMode::Create), Change::Overwrite);
+        self.write_and_commit(table, mode, change, OnConflict::Rebase, batches, caller).await
     }
 
     async fn write_and_commit(
@@ -338,6 +342,7 @@ impl Engine {
         table: &Table,
         mode: Option<WriteMode>,
         change: Change,
+        on_conflict: OnConflict,
         batches: Batches,
         caller: &Caller,
     ) -> Result<Inserted> {
@@ -349,8 +354,9 @@ impl Engine {
             read_version: upload.read_version,
             fragments: Vec::new(),
             uploads: vec![upload.key],
+            session: None,
             schema: None,
-            on_conflict: OnConflict::Rebase,
+            on_conflict,
             properties: Properties::new(),
         };
         match self.commit_table(table, request, None, caller).await {

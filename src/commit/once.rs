@@ -1,9 +1,10 @@
-//! Exactly once: a request that carries an `Idempotency-Key` takes effect once, however often it
-//! is sent.
+//! Exactly once: a request that carries a key takes effect once, however often it is sent.
 //!
-//! The key is bound to the caller, the route and the hash of the body. The transaction's UUID is
-//! derived from it and travels in the manifest, so that after a crash between the manifest and its
-//! row a retry finds what landed by looking at storage.
+//! The key is an `Idempotency-Key`, bound to the caller, the route and the hash of the body; the
+//! `x-request-id` of a LanceDB client, which sends it again with the same request; or a multipart
+//! write that is completed. The transaction's UUID is derived from it and travels in the manifest of
+//! a commit, so that after a crash between the manifest and its row a retry finds what landed by
+//! looking at storage.
 
 use std::time::Duration;
 
@@ -23,8 +24,13 @@ const LEASE: Duration = Duration::from_secs(30);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the answer to a LanceDB client is kept: it tries again for some minutes at most.
+const KEPT_FOR_REQUEST: Duration = Duration::from_secs(10 * 60);
 /// How long a retry waits for the first request before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How long one of a LanceDB client waits, which gives up after three answers that it should come
+/// again, and after 300 seconds without one.
+const PATIENCE_FOR_LANCEDB: Duration = Duration::from_secs(240);
 /// How often a waiting retry looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The name space of transaction ids that are derived from keys.
@@ -35,6 +41,8 @@ const DERIVED: Uuid = Uuid::from_u128(0x7469_6c74_7961_7264_8000_6b65_7973_0001)
 pub struct Once {
     key_hash: String,
     body_hash: String,
+    kept: Duration,
+    patience: Duration,
 }
 
 /// What is to be done for a key that was taken.
@@ -47,11 +55,47 @@ pub(super) enum Attempt {
 }
 
 impl Once {
+    /// An `Idempotency-Key`; the same key with another body is refused.
     pub fn new(caller: &Caller, route: &str, key: &str, body: &[u8]) -> Self {
         let bound = format!("{}\u{1f}{route}\u{1f}{key}", caller.name());
         Self {
-            key_hash: blake3::hash(bound.as_bytes()).to_hex().to_string(),
-            body_hash: blake3::hash(body).to_hex().to_string(),
+            key_hash: hash(bound.as_bytes()),
+            body_hash: hash(body),
+            kept: KEPT,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The `x-request-id` of a request that a LanceDB client may send again. `table` is the table,
+    /// or whatever else the request is about, with its database. With another body it is simply
+    /// another request.
+    pub fn of_request(
+        caller: &Caller,
+        table: &str,
+        route: &str,
+        request_id: &str,
+        body: &[u8],
+    ) -> Self {
+        let body_hash = hash(body);
+        let parts = ["x-request-id", caller.name(), table, route, request_id, &body_hash];
+        // As JSON, since none of them is free of any separator.
+        let bound = serde_json::json!(parts).to_string();
+        Self {
+            key_hash: hash(bound.as_bytes()),
+            body_hash,
+            kept: KEPT_FOR_REQUEST,
+            patience: PATIENCE_FOR_LANCEDB,
+        }
+    }
+
+    /// The completion of a multipart write, whoever asks for it.
+    pub(super) fn of_session(session: Uuid) -> Self {
+        let bound = format!("multipart write\u{1f}{session}");
+        Self {
+            key_hash: hash(bound.as_bytes()),
+            body_hash: String::new(),
+            kept: KEPT,
+            patience: PATIENCE_FOR_LANCEDB,
         }
     }
 
@@ -65,7 +109,45 @@ impl Once {
     }
 }
 
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 impl Engine {
+    /// Does the work of a request once: a request with the same key gets the answer that the first
+    /// one got, and waits for it while the first is at work. An error is no answer: the next try
+    /// does the work anew.
+    ///
+    /// The future must not be dropped before it ends, so it belongs into a task of its own. What it
+    /// cannot know is what became of the work of a process that died in the middle of it: that work
+    /// is done anew.
+    ///
+    /// # Errors
+    /// What the work ends with; `ServiceUnavailable` while the first request is still at work.
+    pub async fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        once: Option<&Once>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(once) = once else { return work.await };
+        if let Err(answer) = self.take_once(once).await? {
+            return Ok(answer);
+        }
+        let answer = self.while_alive(Some(once), work).await?;
+        // What was done is done: that it cannot be kept is no failure of the request.
+        if let Err(error) = self.keep_answer(once, &answer).await {
+            tracing::error!(%error, "could not keep an answer; a retry would do the work again");
+        }
+        Ok(answer)
+    }
+
+    async fn keep_answer<T: Serialize>(&self, once: &Once, answer: &T) -> Result<()> {
+        let answer = Self::answer_to_keep(answer)?;
+        let mut tx = self.catalog.write().await?;
+        idempotency::finish_key(&mut tx, &once.key_hash, &answer).await?;
+        tx.commit().await
+    }
+
     /// Takes the key, or answers what the request that had it first was answered.
     ///
     /// # Errors
@@ -75,7 +157,7 @@ impl Engine {
         &self,
         once: &Once,
     ) -> Result<Result<Attempt, T>> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + once.patience;
         loop {
             let known = {
                 let mut tx = self.catalog.read().await?;
@@ -101,7 +183,7 @@ impl Engine {
                     &once.body_hash,
                     self.now_us(),
                     self.after_us(LEASE),
-                    self.after_us(KEPT),
+                    self.after_us(once.kept),
                 )
                 .await?;
                 tx.commit().await?;
@@ -113,7 +195,7 @@ impl Engine {
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(Error::ServiceUnavailable(
-                    "a request with this Idempotency-Key is still at work; try again".into(),
+                    "a request with this key is still at work; try again".into(),
                 ));
             }
             tokio::time::sleep(PAUSE).await;
@@ -166,7 +248,7 @@ impl Engine {
         }
     }
 
-    async fn release(&self, once: &Once) -> Result<()> {
+    pub(super) async fn release(&self, once: &Once) -> Result<()> {
         let mut tx = self.catalog.write().await?;
         idempotency::release_key(&mut tx, &once.key_hash).await?;
         tx.commit().await

@@ -1,13 +1,17 @@
 //! Committing: the version check, the put, the record.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::change::{PATIENCE, PAUSE};
+use super::multipart::KEPT_US;
 use super::once::Attempt;
 use super::{Engine, Once, location_of};
-use crate::catalog::{idempotency, tables, uploads, versions};
+use crate::catalog::{idempotency, multipart, tables, uploads, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, data_files};
 use crate::model::{
@@ -21,6 +25,9 @@ pub enum OnConflict {
     Rebase,
     /// Refuse unless the newest version still is the one read.
     Fail,
+    /// The change names no version: it goes on top of whatever is there, and is made anew on what
+    /// others put meanwhile. Of `read_version` only counts that the change comes after it.
+    Follow,
 }
 
 /// A commit as a caller asks for it.
@@ -32,6 +39,8 @@ pub struct CommitRequest {
     /// Lance's own JSON of each fragment.
     pub fragments: Vec<serde_json::Value>,
     pub uploads: Vec<Uuid>,
+    /// The multipart write that all of the uploads are the parts of.
+    pub session: Option<Uuid>,
     /// The JSON Arrow schema that the caller expects.
     pub schema: Option<serde_json::Value>,
     pub on_conflict: OnConflict,
@@ -96,7 +105,7 @@ impl Engine {
         self.while_alive(once, work).await
     }
 
-    async fn commit_in_turn(
+    pub(super) async fn commit_in_turn(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -116,7 +125,7 @@ impl Engine {
             Ok((version, published)) => {
                 let version_number = version.manifest.version;
                 let outcome = outcome(request, version_number, published.num_rows, transaction_id);
-                self.record(table, version, &outcome, once, caller).await;
+                self.record(table, request, version, &outcome, once, caller).await;
                 tracing::info!(
                     table.id = %table.id, %caller, operation = request.change.name(),
                     "committed version {version_number} of {}", table.id
@@ -150,7 +159,7 @@ impl Engine {
         let landed = self.find_landed(table, request, transaction_id).await?;
         let Some((version, num_rows)) = landed else { return Ok(None) };
         let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
-        self.record(table, version, &outcome, once, caller).await;
+        self.record(table, request, version, &outcome, once, caller).await;
         Ok(Some(outcome))
     }
 
@@ -173,18 +182,27 @@ impl Engine {
             fragments: request.fragments.clone(),
             schema: request.schema.clone(),
         };
+        let follows = request.on_conflict == OnConflict::Follow;
+        let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
         let mut tries = 0;
         loop {
             tries += 1;
             let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
-            self.check_version(table, request, latest).await?;
+            if !follows {
+                self.check_version(table, request, latest).await?;
+            }
             let base = self.base(table, request, latest).await?;
+            let newest = base.as_ref().map_or(0, Snapshot::version);
             let prepared =
                 self.lake.prepare(&location, base.as_ref(), request.change, &input).await?;
             let rules = Rules {
                 // A table that got its first version since: what was read is nothing, and the
                 // rows go with whatever is there.
-                read_version: if request.read_version == 0 { latest } else { request.read_version },
+                read_version: match request.read_version {
+                    _ if follows => newest,
+                    0 => latest,
+                    read_version => read_version,
+                },
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
@@ -204,6 +222,13 @@ impl Engine {
                     };
                     return Ok((version, published));
                 }
+                Err(Error::ConcurrentModification(conflict))
+                    if follows && Instant::now() + pause < deadline =>
+                {
+                    tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
                 // Another's first version stands now; an append goes on top of it.
                 Err(Error::ConcurrentModification(_))
                     if latest == 0
@@ -211,7 +236,8 @@ impl Engine {
                         && request.on_conflict == OnConflict::Rebase
                         && tries < MAX_FIRST_TRIES => {}
                 Err(Error::ConcurrentModification(conflict)) => {
-                    return Err(self.explain(table, request.read_version, *conflict).await);
+                    let read_version = if follows { newest } else { request.read_version };
+                    return Err(self.explain(table, read_version, *conflict).await);
                 }
                 Err(error) => return Err(error),
             }
@@ -326,6 +352,7 @@ impl Engine {
         for key in wrote {
             if taken.iter().all(|known| known.upload.key != key) {
                 let upload = self.find_upload(table, key).await?;
+                check_session(&upload, request)?;
                 taken.push(Taken { upload, by: NamedBy::Fragments });
             }
         }
@@ -412,6 +439,7 @@ impl Engine {
     async fn record(
         &self,
         table: &Table,
+        request: &CommitRequest,
         version: TableVersion,
         outcome: &CommitOutcome,
         once: Option<&Once>,
@@ -420,6 +448,10 @@ impl Engine {
         let recorded = async {
             let answer = Self::answer_to_keep(outcome)?;
             let mut tx = self.catalog.write().await?;
+            if let Some(session) = request.session {
+                let keep_until_us = self.now_us().saturating_add(KEPT_US);
+                multipart::finish_session(&mut tx, session, outcome.version, keep_until_us).await?;
+            }
             versions::insert_version(&mut tx, table, &version).await?;
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             uploads::end_claim(&mut tx, &outcome.transaction_id, UploadState::Committed).await?;
@@ -444,6 +476,7 @@ fn check_kind(table: &Table, upload: &Upload, request: &CommitRequest) -> Result
             upload.key, upload.branch, table.branch
         )));
     }
+    check_session(upload, request)?;
     let wanted = match request.change {
         Change::Merge => UploadKind::Columns,
         Change::Append | Change::Overwrite => UploadKind::Fragments,
@@ -463,6 +496,17 @@ fn check_kind(table: &Table, upload: &Upload, request: &CommitRequest) -> Result
         )));
     }
     Ok(())
+}
+
+/// A part of a multipart write is committed with all the others or not at all.
+fn check_session(upload: &Upload, request: &CommitRequest) -> Result<()> {
+    match &upload.part {
+        Some(part) if Some(part.session) != request.session => Err(Error::invalid_input(format!(
+            "upload {} is a part of multipart write {}, which is completed as a whole",
+            upload.key, part.session
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn committed_already(upload: &Upload) -> Error {

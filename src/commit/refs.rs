@@ -7,7 +7,7 @@ use super::clones::ensure_not_cloned;
 use super::versions::no_data;
 use super::{Engine, location_of, root_of};
 use crate::catalog::jobs;
-use crate::catalog::{uploads, versions};
+use crate::catalog::{multipart, uploads, versions};
 use crate::error::{Error, Result};
 use crate::lake::{Before, BranchEntry, Tag, check_new_branch};
 use crate::model::{Branch, Caller, Origin, Page, Properties, Table, TableVersion};
@@ -173,10 +173,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets the versions of a branch, and its uploads: their files went with its folder.
+    /// Forgets the versions of a branch, and what was uploaded to it: the files went with its folder.
     async fn forget_branch(&self, table: &Table) -> Result<()> {
         let mut tx = self.catalog.write().await?;
         versions::delete_versions(&mut tx, table).await?;
+        multipart::delete_sessions(&mut tx, table).await?;
         uploads::delete_uploads(&mut tx, table).await?;
         tx.commit().await
     }

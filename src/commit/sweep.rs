@@ -1,10 +1,11 @@
-//! Garbage: folders of dropped tables, uploads whose time is over, answers that nobody will ask
-//! for again.
+//! Garbage: folders of dropped tables, uploads and multipart writes whose time is over, answers that
+//! nobody will ask for again.
 
 use super::Engine;
+use super::multipart::KEPT_US;
 use super::publish::CLAIM_US;
 use super::tables::REMOVAL_US;
-use crate::catalog::{idempotency, removals, uploads};
+use crate::catalog::{idempotency, multipart, removals, uploads};
 use crate::error::Result;
 use crate::lake::Location;
 use crate::model::{Table, Upload, UploadState};
@@ -24,6 +25,12 @@ impl Engine {
     /// Sweeps once. One thing that cannot be removed does not keep the others.
     pub async fn sweep(&self) -> Result<Swept> {
         let now_us = self.now_us();
+        {
+            let mut tx = self.catalog.write().await?;
+            multipart::expire_sessions(&mut tx, now_us, now_us.saturating_add(KEPT_US)).await?;
+            multipart::delete_finished(&mut tx, now_us, now_us.saturating_sub(KEPT_US)).await?;
+            tx.commit().await?;
+        }
         let (folders, expired) = {
             let mut tx = self.catalog.read().await?;
             let folders =

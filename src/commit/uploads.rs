@@ -6,9 +6,10 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::multipart::NewPart;
 use super::publish::CLAIM_US;
 use super::{Engine, location_of};
-use crate::catalog::{Catalog, uploads};
+use crate::catalog::{Catalog, multipart, uploads};
 use crate::error::{Error, Result};
 use crate::lake::{
     Batches, FileLog, Snapshot, WriteMode, WriteOptions, data_files, schema_from_stored,
@@ -41,6 +42,20 @@ impl Engine {
         options: &WriteOptions,
         caller: &Caller,
     ) -> Result<StagedUpload> {
+        self.upload_rows(table, mode, batches, options, None, caller).await
+    }
+
+    /// As [`Self::upload_fragments`]; the rows may be a part of a multipart write, which must be
+    /// open before they are written and still be so when they stand.
+    pub(super) async fn upload_rows(
+        &self,
+        table: &Table,
+        mode: Option<WriteMode>,
+        batches: Batches,
+        options: &WriteOptions,
+        part: Option<NewPart>,
+        caller: &Caller,
+    ) -> Result<StagedUpload> {
         let location = location_of(table);
         let base = match self.latest(table).await? {
             Some(_) => Some(self.open(table, None).await?),
@@ -66,12 +81,13 @@ impl Engine {
             ));
         }
         let read_version = base.as_ref().map_or(0, Snapshot::version);
-        let mut upload =
-            self.begin_upload(table, UploadKind::Fragments, read_version, caller).await?;
+        let kind = UploadKind::Fragments;
+        let part = part.as_ref();
+        let mut upload = self.begin_upload(table, kind, part, read_version, caller).await?;
         let log = Arc::new(Noted { catalog: self.catalog.clone(), upload: upload.key });
         let written = self.lake.write(&location, base.as_ref(), mode, batches, options, log).await;
         let written = written.map(|staged| (data_files(&staged.fragments), staged));
-        upload.staged = self.settle(table, &upload, written).await?;
+        upload.staged = self.settle(table, &upload, part, written).await?;
         upload.state = UploadState::Staged;
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(
@@ -96,10 +112,10 @@ impl Engine {
     ) -> Result<StagedUpload> {
         let base = self.open(table, read_version).await?;
         let mut upload =
-            self.begin_upload(table, UploadKind::Columns, base.version(), caller).await?;
+            self.begin_upload(table, UploadKind::Columns, None, base.version(), caller).await?;
         let written = base.write_columns(fragment, batches).await;
         let written = written.map(|staged| (base.added_files(&staged), staged));
-        upload.staged = self.settle(table, &upload, written).await?;
+        upload.staged = self.settle(table, &upload, None, written).await?;
         upload.state = UploadState::Staged;
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(table.id = %table.id, %caller, upload.id = %upload.key, "uploaded columns");
@@ -128,9 +144,15 @@ impl Engine {
     ///
     /// # Errors
     /// `InvalidInput` for an unknown upload, `InvalidTableState` for one that was committed or is
-    /// being committed.
+    /// being committed, and for a part of a multipart write.
     pub async fn abort_upload(&self, table: &Table, upload: Uuid, caller: &Caller) -> Result<()> {
         let found = self.find_upload(table, upload).await?;
+        if let Some(part) = &found.part {
+            return Err(Error::InvalidTableState(format!(
+                "upload {upload} is a part of multipart write {}, which is aborted as a whole",
+                part.session
+            )));
+        }
         let table = &Table { branch: found.branch.clone(), ..table.clone() };
         let is_taken = found.state == UploadState::Committing;
         if is_taken || !self.remove_unused(table, &found).await? {
@@ -208,15 +230,17 @@ impl Engine {
         &self,
         table: &Table,
         kind: UploadKind,
+        part: Option<&NewPart>,
         read_version: u64,
         caller: &Caller,
     ) -> Result<Upload> {
-        let upload = Upload {
+        let mut upload = Upload {
             key: Uuid::now_v7(),
             table_key: table.key,
             branch: table.branch.clone(),
             kind,
             state: UploadState::Writing,
+            part: part.map(|part| part.part.clone()),
             read_version,
             staged: Staged::default(),
             created_by: caller.name().to_owned(),
@@ -224,6 +248,11 @@ impl Engine {
             expires_at_us: self.after_us(self.upload_ttl),
         };
         let mut tx = self.catalog.write().await?;
+        if let Some(part) = part {
+            let session = self.check_takes(&mut tx, table, part).await?;
+            // It must not be gone before the others.
+            upload.expires_at_us = upload.expires_at_us.max(session.expires_at_us);
+        }
         uploads::insert_upload(&mut tx, &upload).await?;
         tx.commit().await?;
         Ok(upload)
@@ -234,11 +263,12 @@ impl Engine {
         &self,
         table: &Table,
         upload: &Upload,
+        part: Option<&NewPart>,
         written: Result<(Vec<String>, Staged)>,
     ) -> Result<Staged> {
         let (files, outcome) = match written {
             Ok((files, staged)) => {
-                let outcome = self.stage(upload, &files, &staged).await;
+                let outcome = self.stage(table, upload, part, &files, &staged).await;
                 (files, outcome.map(|()| staged))
             }
             Err(error) => (Vec::new(), Err(error)),
@@ -257,8 +287,18 @@ impl Engine {
         outcome
     }
 
-    async fn stage(&self, upload: &Upload, files: &[String], staged: &Staged) -> Result<()> {
+    async fn stage(
+        &self,
+        table: &Table,
+        upload: &Upload,
+        part: Option<&NewPart>,
+        files: &[String],
+        staged: &Staged,
+    ) -> Result<()> {
         let mut tx = self.catalog.write().await?;
+        if let Some(part) = part {
+            self.hold_open(&mut tx, table, part).await?;
+        }
         if !uploads::stage_upload(&mut tx, upload.key, staged).await? {
             return Err(Error::InvalidTableState(
                 "the upload was aborted, or its table dropped, while it was received".into(),
@@ -267,7 +307,10 @@ impl Engine {
         for file in files {
             uploads::insert_upload_file(&mut tx, upload.key, file).await?;
         }
-        tx.commit().await
+        let replaced = multipart::replace_part(&mut tx, upload, self.now_us()).await?;
+        tx.commit().await?;
+        self.remove_parts(table, &replaced).await;
+        Ok(())
     }
 }
 

@@ -174,6 +174,7 @@ impl Engine {
                 read_version,
                 fragments: Vec::new(),
                 uploads: vec![staged.upload.key],
+                session: None,
                 schema: None,
                 on_conflict: OnConflict::Rebase,
                 properties: Properties::from([(SOURCE_VERSION.into(), source_version.to_string())]),

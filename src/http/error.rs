@@ -48,6 +48,13 @@ pub struct ApiError(Arc<Error>);
 /// What a handler answers.
 pub type ApiResult<T> = Result<T, ApiError>;
 
+impl ApiError {
+    /// As [`Error::is_certainly_not_committed`].
+    pub(super) fn is_certainly_not_committed(&self) -> bool {
+        self.0.is_certainly_not_committed()
+    }
+}
+
 impl<E: Into<Error>> From<E> for ApiError {
     fn from(error: E) -> Self {
         Self(Arc::new(error.into()))

@@ -253,8 +253,19 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let bytes = read_body(request, state, MAX_JSON_BYTES).await?;
+        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
         Ok(Self(parse_json(&bytes)?))
+    }
+}
+
+/// A JSON body as it came.
+pub struct JsonBytes(pub Bytes);
+
+impl FromRequest<AppState> for JsonBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        Ok(Self(read_body(request, state, MAX_JSON_BYTES).await?))
     }
 }
 

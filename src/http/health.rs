@@ -95,7 +95,7 @@ pub async fn get_capabilities(State(state): State<AppState>) -> Reply<Capabiliti
         server: env!("CARGO_PKG_NAME").into(),
         server_version: env!("CARGO_PKG_VERSION").into(),
         spec_version: SPEC_VERSION.into(),
-        dialects: vec!["namespace".into()],
+        dialects: vec!["namespace".into(), "lancedb".into()],
         operations: operations.filter_map(|operation| operation.operation_id.clone()).collect(),
         unsupported_operations: Vec::new(),
         limits: CapabilityLimits {

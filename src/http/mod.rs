@@ -170,7 +170,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
 /// What LanceDB's clients ask for, in the order of their documentation. Of namespaces, and of tables
 /// but for the slash, the operations above serve them too.
 fn lancedb_operations(state: &AppState) -> Router<AppState> {
-    use lancedb::{branches, changes, columns, data, indexes, jobs, tables, tags, versions};
+    use lancedb::{branches, changes, data, indexes, jobs, multipart, tables, tags, versions};
     use namespace::{branches as spec_branches, tables as spec_tables, tags as spec_tags};
 
     Router::new()
@@ -182,27 +182,16 @@ fn lancedb_operations(state: &AppState) -> Router<AppState> {
         .route("/v1/table/{id}/rename/", post(tables::rename_table))
         .route("/v1/table/{id}/stats/", post(tables::get_table_stats))
         .route("/v1/table/{id}/insert/", post(data::insert_into_table))
+        .route("/v1/table/{id}/multipart_write/complete", post(multipart::complete_multipart_write))
+        .route("/v1/table/{id}/multipart_write/abort", post(multipart::abort_multipart_write))
         .route("/v1/table/{id}/merge_insert/", post(changes::merge_insert))
-        .route("/v1/table/{id}/update/", post(changes::update_table))
-        .route("/v1/table/{id}/delete/", post(changes::delete_from_table))
-        .route("/v1/table/{id}/create_index/", post(indexes::create_index))
         .route("/v1/table/{id}/index/list/", post(indexes::list_indexes))
         .route("/v1/table/{id}/index/{index_name}/stats/", post(indexes::describe_index_stats))
-        .route("/v1/table/{id}/index/{index_name}/drop/", post(indexes::drop_index))
         .route("/v1/table/{id}/version/list/", post(versions::list_versions))
-        .route("/v1/table/{id}/restore/", post(versions::restore_table))
         .route("/v1/table/{id}/tags/list/", post(tags::list_tags))
         .route("/v1/table/{id}/tags/version/", post(spec_tags::get_table_tag_version))
-        .route("/v1/table/{id}/tags/create/", post(spec_tags::create_table_tag))
-        .route("/v1/table/{id}/tags/update/", post(spec_tags::update_table_tag))
-        .route("/v1/table/{id}/tags/delete/", post(spec_tags::delete_table_tag))
         .route("/v1/table/{id}/branches/list/", post(branches::list_branches))
         .route("/v1/table/{id}/branches/create/", post(spec_branches::create_table_branch))
-        .route("/v1/table/{id}/branches/delete/", post(spec_branches::delete_table_branch))
-        .route("/v1/table/{id}/add_columns/", post(columns::add_columns))
-        .route("/v1/table/{id}/alter_columns/", post(columns::alter_columns))
-        .route("/v1/table/{id}/drop_columns/", post(columns::drop_columns))
-        .route("/v1/table/{id}/update_field_metadata/", post(columns::update_field_metadata))
         .route("/v1/jobs/list", post(jobs::list_jobs))
         .route("/v1/jobs/describe", post(jobs::describe_job))
         .route("/v1/jobs/cancel", post(jobs::cancel_job))
@@ -218,7 +207,31 @@ fn lancedb_operations(state: &AppState) -> Router<AppState> {
         .route("/v1/namespace/{id}/secret/list", get(lancedb::not_served))
         .route("/v1/namespace/{id}/view/list", get(lancedb::not_served))
         .route("/admin/authz/{*rest}", any(lancedb::not_served))
+        .merge(lancedb_changes(state))
         .route_layer(from_fn_with_state(state.clone(), lancedb::speak))
+}
+
+/// Those of them that a client sends again when it does not know what became of them.
+fn lancedb_changes(state: &AppState) -> Router<AppState> {
+    use lancedb::{changes, columns, indexes, multipart, versions};
+    use namespace::{branches as spec_branches, tags as spec_tags};
+
+    Router::new()
+        .route("/v1/table/{id}/multipart_write/create", post(multipart::create_multipart_write))
+        .route("/v1/table/{id}/update/", post(changes::update_table))
+        .route("/v1/table/{id}/delete/", post(changes::delete_from_table))
+        .route("/v1/table/{id}/create_index/", post(indexes::create_index))
+        .route("/v1/table/{id}/index/{index_name}/drop/", post(indexes::drop_index))
+        .route("/v1/table/{id}/restore/", post(versions::restore_table))
+        .route("/v1/table/{id}/tags/create/", post(spec_tags::create_table_tag))
+        .route("/v1/table/{id}/tags/update/", post(spec_tags::update_table_tag))
+        .route("/v1/table/{id}/tags/delete/", post(spec_tags::delete_table_tag))
+        .route("/v1/table/{id}/branches/delete/", post(spec_branches::delete_table_branch))
+        .route("/v1/table/{id}/add_columns/", post(columns::add_columns))
+        .route("/v1/table/{id}/alter_columns/", post(columns::alter_columns))
+        .route("/v1/table/{id}/drop_columns/", post(columns::drop_columns))
+        .route("/v1/table/{id}/update_field_metadata/", post(columns::update_field_metadata))
+        .route_layer(from_fn_with_state(state.clone(), lancedb::once::take_effect_once))
 }
 
 /// The OpenAPI document of what is served.

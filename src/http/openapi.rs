@@ -15,7 +15,8 @@ use super::error::ErrorResponse;
     info(
         title = "Tiltyard",
         description = "A REST catalog and commit server for Lance tables: the Lance Namespace REST \
-            specification, and distributed writes over HTTP.",
+            specification, and distributed writes over HTTP. LanceDB's SDKs are served on the same \
+            port, under the same paths with a slash at the end, which this document leaves out.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     tags(

@@ -157,9 +157,10 @@ impl Lake {
                 .find(|known| !known.nullable && !fields.iter().any(|field| field.id == known.id))
                 .map(|field| field.name.clone())
         };
-        if !bare.is_empty()
-            && let Some(name) = whole(&fields)
-        {
+        // An upload holds what its version of the table asked for; another may ask for more.
+        let lacking = staged.iter().find_map(|schema| whole(&schema.fields));
+        let lacking = if bare.is_empty() { lacking } else { lacking.or_else(|| whole(&fields)) };
+        if let Some(name) = lacking {
             return Err(Error::TableSchemaValidation(format!(
                 "the fragments lack column '{name}', which may not be null"
             )));

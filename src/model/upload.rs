@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use super::Branch;
+use super::{Branch, Part};
 
 /// What an upload carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,8 @@ pub struct Upload {
     pub branch: Branch,
     pub kind: UploadKind,
     pub state: UploadState,
+    /// The multipart write that it is a part of, if it is one.
+    pub part: Option<Part>,
     /// The version that the data was written against; 0 for a table without one.
     pub read_version: u64,
     pub staged: Staged,

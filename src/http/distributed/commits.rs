@@ -87,6 +87,7 @@ impl CommitTableRequest {
             read_version: self.read_version,
             fragments: fragments.into_iter().map(|fragment| fragment.0).collect(),
             uploads: uploads.iter().map(|id| parse_upload_id(id)).collect::<Result<_>>()?,
+            session: None,
             schema,
             on_conflict,
             properties: self.properties.unwrap_or_default(),

@@ -11,6 +11,7 @@ pub(super) mod data;
 pub(super) mod indexes;
 pub(super) mod jobs;
 pub(super) mod multipart;
+pub(super) mod once;
 pub(super) mod tables;
 pub(super) mod tags;
 pub(super) mod versions;

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod code;
 mod database;
 pub mod foreign;
+pub mod parts;
 pub mod process;
 pub mod raw;
 mod reply;

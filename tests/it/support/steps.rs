@@ -109,8 +109,13 @@ impl TestServer {
 
     /// Column `a` of the newest version, as the server reads it, sorted.
     pub async fn values(&self, id: &str) -> Vec<i32> {
-        let body = json!({"k": 10_000_000, "columns": {"column_names": ["a"]}});
-        let mut values = int_values(&self.query(id, body).await, "a");
+        self.values_of(id, "a").await
+    }
+
+    /// As [`Self::values`], of any column.
+    pub async fn values_of(&self, id: &str, column: &str) -> Vec<i32> {
+        let body = json!({"k": 10_000_000, "columns": {"column_names": [column]}});
+        let mut values = int_values(&self.query(id, body).await, column);
         values.sort_unstable();
         values
     }
