@@ -58,8 +58,8 @@ def refusals_are_not_retried():
     before = count.requests
     fails(Exception, call=lambda: table.create_index("no_such", config=BTree()))
     assert count.requests - before <= 2, count.requests - before
-    with took(count, 1):
-        fails(Exception, call=lambda: db.create_namespace(["no such name!"]) or db.create_namespace(["a$b"]))
+    with took(count, 0):
+        fails(ValueError, call=lambda: db.create_namespace(["a$b"]))
     assert table.version == 1 and ids(table) == [0, 1, 2, 3, 4]
 
 
