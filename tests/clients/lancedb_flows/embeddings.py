@@ -2,6 +2,7 @@
 
 import numpy as np
 from lancedb.embeddings import EmbeddingFunctionRegistry, TextEmbeddingFunction, register
+from lancedb.index import FTS
 from lancedb.pydantic import LanceModel, Vector
 
 from . import world
@@ -42,8 +43,11 @@ def embedding_functions():
     found = table.search("south", query_type="vector", vector_column_name="vector").limit(1).to_pydantic(Walk)
     assert [walk.text for walk in found] == ["go south"]
     # A text question is made a vector by the table's own function.
-    assert table.search("west west west", vector_column_name="vector").limit(1).to_list()[0]["text"] == "go west, then west, then west"
-    table.create_index("text", config=world.fts(), wait_timeout=world.WAIT)
+    assert (
+        table.search("west west west", vector_column_name="vector").limit(1).to_list()[0]["text"]
+        == "go west, then west, then west"
+    )
+    table.create_index("text", config=FTS(), wait_timeout=world.WAIT)
     hybrid = table.search("south", query_type="hybrid", vector_column_name="vector").limit(1).to_list()
     assert hybrid[0]["text"] == "go south", hybrid
     table.update(where="text = 'go south'", values={"text": "stay"})

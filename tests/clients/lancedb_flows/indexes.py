@@ -23,9 +23,13 @@ ROWS = 400
 
 def wide(count=ROWS, dimension=32):
     """Vectors that a quantizer can be trained on: row i has i in the first place, and noise in the others."""
-    vectors = [float(i) if place == 0 else float((i * place) % 7) / 50 for i in range(count) for place in range(dimension)]
+    vectors = [
+        float(i) if place == 0 else float((i * place) % 7) / 50 for i in range(count) for place in range(dimension)
+    ]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors, pa.float32()), dimension)
-    return world.db.create_table(new_name("wide"), pa.table({"id": pa.array(range(count), pa.int64()), "vector": vectors}))
+    return world.db.create_table(
+        new_name("wide"), pa.table({"id": pa.array(range(count), pa.int64()), "vector": vectors})
+    )
 
 
 def the_index(table, name):
@@ -73,7 +77,9 @@ def vector_indexes():
         assert 123 in id_list(search) or metric == "dot", kind
         assert "ANN" in search.explain_plan(), kind
     assert len(table.list_indices()) == 1, "one name, one index"
-    fails(Exception, call=lambda: table.search(question, vector_column_name="vector").distance_type("no such").to_list())
+    fails(
+        Exception, call=lambda: table.search(question, vector_column_name="vector").distance_type("no such").to_list()
+    )
 
 
 @flow
@@ -88,7 +94,9 @@ def vector_index_by_defaults():
 
 @flow
 def binary_vectors():
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array([i % 256 for i in range(300) for _ in range(8)], pa.uint8()), 8)
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array([i % 256 for i in range(300) for _ in range(8)], pa.uint8()), 8
+    )
     table = world.db.create_table(new_name(), pa.table({"id": pa.array(range(300), pa.int64()), "vector": vectors}))
     built(table, "vector", IvfFlat(distance_type="hamming", num_partitions=1), "ivfflat", count=300)
     assert table.index_stats("vector_idx").distance_type == "hamming"
@@ -153,7 +161,9 @@ def named_indexes():
     table.drop_index("by number")
     assert list(table.list_indices()) == []
     built(table, "id", BTree(), "btree", name="number-index_2.0")
-    fails(Exception, call=lambda: table.create_index("kind", config=BTree(), name="number-index_2.0", wait_timeout=WAIT))
+    fails(
+        Exception, call=lambda: table.create_index("kind", config=BTree(), name="number-index_2.0", wait_timeout=WAIT)
+    )
     assert the_index(table, "number-index_2.0").columns == ["id"]
 
 
@@ -211,7 +221,9 @@ def index_that_cannot_be():
     fails(Exception, call=lambda: table.create_index_async("text", config=IvfPq()).wait(timeout=WAIT))
     fails(Exception, call=lambda: table.create_index_async("vector", config=FTS()).wait(timeout=WAIT))
     # Four numbers make no three parts of the same length.
-    fails(Exception, call=lambda: table.create_index_async("vector", config=IvfPq(num_sub_vectors=3)).wait(timeout=WAIT))
+    fails(
+        Exception, call=lambda: table.create_index_async("vector", config=IvfPq(num_sub_vectors=3)).wait(timeout=WAIT)
+    )
     assert list(table.list_indices()) == [] and id_list(table.search(point(2)).limit(1)) == [2]
 
 

@@ -1,5 +1,7 @@
 """Namespaces inside a database, and the tables in them."""
 
+from lancedb.index import BTree
+
 from . import world
 from .world import fails, flow, ids, new_name, rows
 
@@ -47,7 +49,7 @@ def tables_in_namespaces():
     assert list(db.table_names(namespace_path=[top, "deep"])) == ["t"]
     assert "t" not in db.list_tables().tables and db.list_tables([top]).tables == []
     table.add(rows(3, 4))
-    table.create_index("id", config=world.btree(), wait_timeout=world.WAIT)
+    table.create_index("id", config=BTree(), wait_timeout=world.WAIT)
     table.delete("id = 0")
     assert ids(db.open_table("t", **deep)) == [1, 2, 3]
     fails(ValueError, "already exists", call=lambda: db.create_table("t", rows(0, 1), **deep))

@@ -1,5 +1,7 @@
 """Tables: created, opened, listed, renamed, dropped."""
 
+import pickle
+
 import pyarrow as pa
 
 from . import world
@@ -168,8 +170,6 @@ def statistics_and_place():
 @flow
 def pickled_handle():
     """A handle that goes to another process opens its table again, at its branch and version."""
-    import pickle
-
     table = new_table(3)
     table.add(rows(3, 5))
     assert ids(pickle.loads(pickle.dumps(table))) == [0, 1, 2, 3, 4]

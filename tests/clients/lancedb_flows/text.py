@@ -79,11 +79,15 @@ def structured_text_queries():
 @flow
 def text_with_other_tokens():
     table = world.db.create_table(new_name(), [{"id": 0, "code": "Müller-LÜDENSCHEID"}, {"id": 1, "code": "xyz"}])
-    table.create_index("code", config=FTS(base_tokenizer="ngram", ngram_min_length=3, ngram_max_length=5), wait_timeout=WAIT)
+    table.create_index(
+        "code", config=FTS(base_tokenizer="ngram", ngram_min_length=3, ngram_max_length=5), wait_timeout=WAIT
+    )
     assert id_list(search(table, "den")) == [0]
     table.create_index(
         "code",
-        config=FTS(base_tokenizer="whitespace", stem=False, remove_stop_words=False, ascii_folding=True, lower_case=True),
+        config=FTS(
+            base_tokenizer="whitespace", stem=False, remove_stop_words=False, ascii_folding=True, lower_case=True
+        ),
         wait_timeout=WAIT,
     )
     assert id_list(search(table, "muller-ludenscheid")) == [0]

@@ -109,7 +109,9 @@ def multivector_column():
     assert id_list(table.search([[1.0, 0.0], [0.9, 0.1]]).distance_type("cosine").limit(1)) == [0]
     many = [[[float(i % 7 + 1), float(i % 5)], [float(i % 3), float(i % 11 + 1)]] for i in range(300)]
     table.add(pa.table({"id": pa.array(range(3, 303), pa.int64()), "vector": pa.array(many, kind)}))
-    table.create_index("vector", config=IvfPq(distance_type="cosine", num_partitions=2, num_sub_vectors=1), wait_timeout=WAIT)
+    table.create_index(
+        "vector", config=IvfPq(distance_type="cosine", num_partitions=2, num_sub_vectors=1), wait_timeout=WAIT
+    )
     assert len(id_list(table.search([[1.0, 0.0], [0.0, 1.0]]).distance_type("cosine").nprobes(2).limit(5))) == 5
 
 

@@ -3,6 +3,7 @@
 import datetime
 
 import pyarrow as pa
+from lancedb.index import BTree
 
 from . import world
 from .world import fails, flow, ids, new_table, read, rows
@@ -130,7 +131,7 @@ def branches():
     assert dev.search([12.2] * 4).limit(1).to_list()[0]["id"] == 12
     dev.add_columns({"twice": "id * 2"})
     assert "twice" in dev.schema.names and "twice" not in table.schema.names
-    dev.create_index("id", config=world.btree(), wait_timeout=world.WAIT)
+    dev.create_index("id", config=BTree(), wait_timeout=world.WAIT)
     assert [index.name for index in dev.list_indices()] == ["id_idx"] and list(table.list_indices()) == []
     assert dev.stats()["num_rows"] == 6 and table.stats()["num_rows"] == 4
     versions = sorted(one["version"] for one in dev.list_versions())

@@ -3,12 +3,10 @@
 import contextlib
 import datetime
 import re
-import time
 import uuid
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import FTS, BTree
 from lancedb.remote import ClientConfig, HeaderProvider
 
 DIMENSION = 4
@@ -135,19 +133,3 @@ def took(count, requests):
     before = count.requests
     yield
     assert count.requests - before == requests, f"{count.requests - before} requests, not {requests}"
-
-
-@contextlib.contextmanager
-def within(seconds):
-    started = time.monotonic()
-    yield
-    passed = time.monotonic() - started
-    assert passed < seconds, f"took {passed:.1f} s, not under {seconds}"
-
-
-def btree():
-    return BTree()
-
-
-def fts():
-    return FTS()

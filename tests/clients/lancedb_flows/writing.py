@@ -5,6 +5,7 @@ import datetime
 import pyarrow as pa
 from lancedb.expr import col, lit
 
+from . import world
 from .world import fails, flow, ids, new_table, read, rows
 
 
@@ -168,8 +169,6 @@ def merge_what_does_not_fit():
 @flow
 def own_writes_are_read_elsewhere():
     """A handle that wrote sees its write, and so does another connection at once."""
-    from . import world
-
     table = new_table(1)
     other = world.same_database(read_consistency_interval=datetime.timedelta(0)).open_table(table.name)
     for count in range(2, 8):
