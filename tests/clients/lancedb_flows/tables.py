@@ -2,6 +2,7 @@
 
 import pickle
 
+import lance_namespace as ln
 import pyarrow as pa
 
 from . import world
@@ -175,3 +176,19 @@ def pickled_handle():
     assert ids(pickle.loads(pickle.dumps(table))) == [0, 1, 2, 3, 4]
     table.checkout(1)
     assert ids(pickle.loads(pickle.dumps(table))) == [0, 1, 2]
+
+
+@flow
+def type_that_these_clients_do_not_know():
+    """They cannot read a schema with a map. So none is made for them, and one that is there does not open."""
+    maps = pa.table({"id": [1], "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32()))})
+    name = new_name()
+    fails(Exception, "map", call=lambda: world.db.create_table(name, maps))
+    assert name not in world.db.list_tables().tables
+    body = pa.BufferOutputStream()
+    with pa.ipc.new_stream(body, maps.schema) as writer:
+        writer.write_table(maps)
+    space = ln.connect("rest", {"uri": world.base})
+    space.create_table(ln.CreateTableRequest(id=[world.name, name]), body.getvalue().to_pybytes())
+    fails(Exception, "map", call=lambda: world.db.open_table(name).schema)
+    world.db.drop_table(name)
