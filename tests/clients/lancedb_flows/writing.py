@@ -72,6 +72,8 @@ def update():
     table.update(where=col("id") == lit(1), values={"vector": [9.0, 8.0, 7.0, 6.0], "text": None})
     assert read(table, "vector", "text", where="id = 1") == [[[9.0, 8.0, 7.0, 6.0]], [None]]
     assert table.update(where="id = 99", values={"price": 1.0}).rows_updated == 0
+    # Who gives an empty condition has not asked for every row.
+    fails(Exception, call=lambda: table.update(where="", values={"price": 1.0}))
     assert table.count_rows() == 5 and read(table, "price") == [[0.0] * 5]
 
 
@@ -84,6 +86,7 @@ def delete():
     assert table.delete("text = 'word3 odd number'").num_deleted_rows == 1
     assert table.delete("id = 99").num_deleted_rows == 0
     assert ids(table) == [0, 4, 5]
+    fails(Exception, "empty", call=lambda: table.delete(""))
     assert table.delete("true").num_deleted_rows == 3
     assert table.count_rows() == 0 and table.search().to_list() == []
     assert table.add(rows(7, 8)).version == table.version and ids(table) == [7]
