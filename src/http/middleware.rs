@@ -17,9 +17,11 @@ use super::error::{ApiError, render};
 use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What LanceDB's clients may ask for: with 0.4.0 uploads in parts and one commit.
+/// What LanceDB's clients may ask for: several query vectors since 0.2, structured full text queries
+/// since 0.3, uploads in parts since 0.4, blobs since 0.5, the elements of a list as documents of a full
+/// text index since 0.6.
 const PHALANX_VERSION: HeaderName = HeaderName::from_static("phalanx-version");
-const SPOKEN: HeaderValue = HeaderValue::from_static("0.4.0");
+const SPOKEN: HeaderValue = HeaderValue::from_static("0.6.0");
 /// A caller's own request id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 /// A body up to this length is read before its request is looked at.

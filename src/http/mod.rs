@@ -170,7 +170,9 @@ fn operations() -> (Router<AppState>, OpenApi) {
 /// What LanceDB's clients ask for, in the order of their documentation. Of namespaces, and of tables
 /// but for the slash, the operations above serve them too.
 fn lancedb_operations(state: &AppState) -> Router<AppState> {
-    use lancedb::{branches, changes, data, indexes, jobs, multipart, tables, tags, versions};
+    use lancedb::{
+        blobs, branches, changes, data, indexes, jobs, multipart, query, tables, tags, versions,
+    };
     use namespace::{branches as spec_branches, tables as spec_tables, tags as spec_tags};
 
     Router::new()
@@ -185,6 +187,12 @@ fn lancedb_operations(state: &AppState) -> Router<AppState> {
         .route("/v1/table/{id}/multipart_write/complete", post(multipart::complete_multipart_write))
         .route("/v1/table/{id}/multipart_write/abort", post(multipart::abort_multipart_write))
         .route("/v1/table/{id}/merge_insert/", post(changes::merge_insert))
+        .route("/v1/table/{id}/query/", post(query::query))
+        .route("/v1/table/{id}/explain_plan/", post(query::explain_plan))
+        .route("/v1/table/{id}/analyze_plan/", post(query::analyze_plan))
+        .route("/v1/table/{id}/count_rows/", post(query::count_rows))
+        .route("/v1/table/{id}/fetch_blobs/", post(blobs::fetch_blobs))
+        .route("/v1/table/{id}/blob/{column}/{row}/bytes", get(blobs::read_blob))
         .route("/v1/table/{id}/index/list/", post(indexes::list_indexes))
         .route("/v1/table/{id}/index/{index_name}/stats/", post(indexes::describe_index_stats))
         .route("/v1/table/{id}/version/list/", post(versions::list_versions))

@@ -214,9 +214,7 @@ fn clean(message: &str, location: &Location) -> String {
         return expression::NO_AGGREGATES.into();
     }
     let message = without_dumps(message);
-    let without_places: Vec<&str> =
-        message.split(", ").filter(|part| !is_source_place(part)).collect();
-    let text = without_places.join(", ");
+    let text = without_places(message);
     // DataFusion asks users to report what it did not expect; that is not for our callers.
     let text = text.split("\nThis issue was likely caused by a bug").next().unwrap_or_default();
     let mut text = text.replace(location.as_str(), "the table's folder");
@@ -270,6 +268,12 @@ pub(super) fn shortened(text: String) -> String {
     let head: String = text.chars().take(MESSAGE_HEAD_CHARS).collect();
     let tail: String = text.chars().skip(length - MESSAGE_TAIL_CHARS).collect();
     format!("{head} … {tail}")
+}
+
+/// A message of Lance that knows no folder, without the places in its source.
+pub(super) fn without_places(message: &str) -> String {
+    let parts: Vec<&str> = message.split(", ").filter(|part| !is_source_place(part)).collect();
+    parts.join(", ")
 }
 
 fn is_source_place(part: &str) -> bool {

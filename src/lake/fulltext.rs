@@ -6,7 +6,7 @@ use lance_core::datatypes::{Field, Schema, parse_field_path};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::{FtsQuery, MatchQuery, MultiMatchQuery};
 
-use super::Snapshot;
+use super::{Snapshot, failure};
 use crate::error::{Error, Result};
 
 /// How deep queries may nest.
@@ -47,7 +47,8 @@ impl TextSearch {
     /// `InvalidInput` for another JSON, and for a query that is larger than is served.
     pub fn from_json(json: serde_json::Value) -> Result<Self> {
         let query = serde_json::from_value(json).map_err(|error| {
-            Error::invalid_input(format!("the full_text_query is none of Lance's: {error}"))
+            let why = failure::shortened(failure::without_places(&error.to_string()));
+            Error::invalid_input(format!("the full_text_query is none of Lance's: {why}"))
         })?;
         Self::checked(query)
     }

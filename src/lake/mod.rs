@@ -5,15 +5,18 @@
 mod add_columns;
 mod alter;
 mod backfill;
+mod blobs;
 mod change;
 mod clone;
 mod columns;
+mod each_query;
 mod expression;
 mod failure;
 mod fulltext;
 mod guard;
 mod indexes;
 mod location;
+mod ordering;
 mod plan;
 mod probe;
 mod publish;
@@ -51,12 +54,14 @@ use crate::error::{Error, Result};
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
 pub use backfill::Backfill;
+pub use blobs::{Blob, RowKey};
 pub use change::{Changed, Meanwhile, Terms};
 pub use clone::{Cloned, Depth};
 pub use fulltext::TextSearch;
 pub use guard::{Fence, Landed};
 pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptions};
 pub use location::{Location, Locations};
+pub use ordering::SortKey;
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
 pub use query::Query;
@@ -66,7 +71,7 @@ pub use schema::{
     check_wire_schema, data_type_from_wire, logical_schema, logical_type, schema_from_stored,
     wire_schema,
 };
-pub use search::Vectors;
+pub use search::{Accuracy, Vectors};
 pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
@@ -180,7 +185,8 @@ impl Lake {
         Ok(())
     }
 
-    /// Removes data files by their names in the table's `data/` folder, as an upload noted them.
+    /// Removes data files by their names in the table's `data/` folder, as an upload noted them, and
+    /// the large blobs that Lance puts in a folder of the file's name.
     pub async fn remove_files(&self, location: &Location, names: &[String]) -> Result<()> {
         let (store, base) = self.store(location).await?;
         for name in names {
@@ -188,6 +194,9 @@ impl Lake {
             match store.inner.delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(Error::internal("removing a data file", error)),
+            }
+            if let Some(blobs) = name.strip_suffix(".lance") {
+                remove_folder(&store, data_file_path(&base, blobs)?, location).await?;
             }
         }
         Ok(())
@@ -225,8 +234,17 @@ impl Lake {
 }
 
 /// What Lance keeps in a table's folder.
-const LANCE_FOLDERS: [&str; 8] =
-    ["data", "_versions", "_transactions", "_deletions", "_indices", "_refs", "_fri", "tree"];
+const LANCE_FOLDERS: [&str; 9] = [
+    "data",
+    "_versions",
+    "_transactions",
+    "_deletions",
+    "_indices",
+    "_refs",
+    "_fri",
+    "_blobs",
+    "tree",
+];
 
 async fn remove_folder(store: &ObjectStore, path: Path, location: &Location) -> Result<()> {
     match store.remove_dir_all(path).await {

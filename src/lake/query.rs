@@ -13,9 +13,11 @@ use lance_io::stream::RecordBatchStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::each_query::Skip;
 use super::fulltext::TextSearch;
+use super::ordering::SortKey;
 use super::search::Vectors;
-use super::selection::Selection;
+use super::selection::{Selection, without_row_id};
 use super::{Batches, Snapshot, expression, failure, readers};
 use crate::error::{Error, Result};
 
@@ -29,7 +31,7 @@ const MAX_FRAGMENTS_AHEAD: u64 = 16;
 const BATCH_BYTES: u64 = 16 << 20;
 const MIN_BATCH_ROWS: u64 = 64;
 const MAX_BATCH_ROWS: u64 = 8_192;
-/// What the sorts of one search may hold.
+/// What the sorts of one query may hold.
 const SORT_BYTES: u64 = 256 << 20;
 /// What they may write to the system's folder for temporary files.
 const SPILL_BYTES: u64 = 8 << 30;
@@ -40,6 +42,9 @@ const SORT_BATCH_ROWS: usize = 1_024;
 const MAX_RANKED: u64 = 1_000_000;
 /// Far beyond any table, and far from where adding two of them overflows.
 const MANY_ROWS: u64 = 1 << 60;
+
+/// What Lance says where it does not know the offset of a row.
+const UNKNOWN_OFFSET: [&str; 2] = ["No field named _rowoffset", "Column _rowoffset does not exist"];
 
 /// What to read.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +63,8 @@ pub struct Query {
     pub fast_search: bool,
     pub vectors: Option<Vectors>,
     pub text: Option<TextSearch>,
+    /// What the rows are sorted by, the most important first; of a search, those that it found.
+    pub order_by: Vec<SortKey>,
     pub batch_size: Option<usize>,
 }
 
@@ -65,6 +72,15 @@ impl Query {
     /// Whether rows are ranked.
     pub(super) fn is_search(&self) -> bool {
         self.vectors.is_some() || self.text.is_some()
+    }
+
+    fn sorts(&self) -> bool {
+        self.is_search() || !self.order_by.is_empty()
+    }
+
+    /// Whether an expression of the caller is evaluated.
+    fn has_expressions(&self) -> bool {
+        self.filter.is_some() || matches!(self.selection, Selection::Expressions(_))
     }
 
     /// The column that says how well a row fits. Lance answers it in any case, and complains in the
@@ -143,11 +159,16 @@ impl Snapshot {
     ) -> Result<()> {
         let plan = self.plan(scanner, &query).await?;
         let mut stream = self.execute(plan, &query)?;
+        let mut skip = Skip::of(&self, &query)?;
         if opened.send(stream.schema()).is_err() {
             return Ok(());
         }
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(|error| self.query_failed(&query, error))?;
+            let batch = match &mut skip {
+                Some(skip) => skip.rest(&batch)?,
+                None => batch,
+            };
             if sender.send(batch).await.is_err() {
                 break;
             }
@@ -165,7 +186,8 @@ impl Snapshot {
             expression::check(filter)?;
         }
         self.prepare(&mut scanner, query).await?;
-        scanner.create_plan().await.map_err(|error| self.query_failed(query, error))
+        let plan = scanner.create_plan().await.map_err(|error| self.query_failed(query, error))?;
+        if query.hides_row_id() { without_row_id(plan) } else { Ok(plan) }
     }
 
     /// Runs a plan. Belongs on the readers' threads.
@@ -175,8 +197,8 @@ impl Snapshot {
         query: &Query,
     ) -> Result<DatasetRecordBatchStream> {
         let mut options = LanceExecutionOptions { skip_logging: true, ..Default::default() };
-        // Only a search sorts; to watch over the memory of others would only cost time.
-        if query.is_search() {
+        // To watch over the memory of a query that sorts nothing would only cost time.
+        if query.sorts() {
             options.use_spilling = true;
             options.mem_pool_size = Some(SORT_BYTES);
             options.max_temp_directory_size = Some(SPILL_BYTES);
@@ -190,7 +212,7 @@ impl Snapshot {
     pub(super) fn query_failed(&self, query: &Query, error: lance::Error) -> Error {
         if failure::is_out_of_memory(&error) {
             return Error::invalid_input(format!(
-                "the search holds more than {} MiB while it sorts: ask for fewer rows",
+                "the query holds more than {} MiB while it sorts: ask for fewer rows or columns",
                 SORT_BYTES >> 20
             ));
         }
@@ -199,9 +221,20 @@ impl Snapshot {
                 "a word of the full_text_query is too long for its fuzziness: ask for less of it",
             );
         }
-        match &query.filter {
-            Some(_) => failure::from_expression(error, &self.location),
-            None => self.failed(error),
+        if !query.has_expressions() {
+            return self.failed(error);
+        }
+        match failure::from_expression(error, &self.location) {
+            Error::InvalidInput(text) | Error::TableColumnNotFound(text)
+                if UNKNOWN_OFFSET.iter().any(|words| text.contains(words)) =>
+            {
+                Error::invalid_input(
+                    "`_rowoffset` is answered as it is, and finds rows by `_rowoffset = 1` and \
+                     `_rowoffset IN (1, 2)` where nothing is searched: other expressions do not \
+                     know it",
+                )
+            }
+            error => error,
         }
     }
 
@@ -212,7 +245,7 @@ impl Snapshot {
             scanner.filter(filter).map_err(failed)?;
         }
         scanner.prefilter(query.prefilter);
-        let mut limit = query.limit;
+        let (mut limit, mut offset) = (query.limit, query.offset);
         if query.vectors.is_some() && query.text.is_some() {
             return Err(Error::Unsupported(
                 "a vector and a full_text_query in one query are not served: send two queries and \
@@ -224,15 +257,16 @@ impl Snapshot {
             let rows = self.num_rows().await?;
             self.check_ranked(query, rows)?;
             if let Some(vectors) = &query.vectors {
-                limit = self.prepare_vectors(scanner, vectors, query, rows)?;
+                (limit, offset) = self.prepare_vectors(scanner, vectors, query, rows)?;
             }
             if let Some(text) = &query.text {
                 self.prepare_text(scanner, text)?;
             }
         }
+        self.prepare_order(scanner, query)?;
         let signed = |number: Option<u64>| number.map(|n| n.min(MANY_ROWS).cast_signed());
-        if limit.is_some() || query.offset.is_some() {
-            scanner.limit(signed(limit), signed(query.offset)).map_err(failed)?;
+        if limit.is_some() || offset.is_some() {
+            scanner.limit(signed(limit), signed(offset)).map_err(failed)?;
         }
         if query.fast_search {
             scanner.fast_search();

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float64Array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
 use lance::dataset::scanner::Scanner;
+use lance_index::vector::ApproxMode;
 use lance_linalg::distance::MetricType;
 
 use super::selection::is_row_column;
@@ -23,7 +24,7 @@ const RANKED_ROW_BYTES: u64 = 128;
 const MAX_PROBES: usize = 65_536;
 
 /// A nearest-neighbour search. How many it finds is the query's limit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Vectors {
     /// One query vector, or several of the same length.
     pub queries: Vec<Vec<f64>>,
@@ -44,6 +45,19 @@ pub struct Vectors {
     /// How many candidates an HNSW index keeps while it searches.
     pub ef: Option<usize>,
     pub bypass_index: bool,
+    /// Between 0, the fewest partitions that can do, and 1, all of them; takes the place of
+    /// `nprobes`.
+    pub search_effort: Option<f64>,
+    pub accuracy: Accuracy,
+}
+
+/// What an index may trade for speed, where its kind leaves a choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Accuracy {
+    Fast,
+    #[default]
+    Normal,
+    Accurate,
 }
 
 /// The column that is searched.
@@ -57,29 +71,23 @@ struct Target {
 }
 
 impl Snapshot {
-    /// Tells the scanner what to search. The answer is what remains of the query's limit.
+    /// Tells the scanner what to search. The answer is what remains of the query's limit and offset
+    /// for the scanner to do.
     ///
     /// # Errors
-    /// `InvalidInput` for a search that does not fit the column, `TableColumnNotFound`,
-    /// `Unsupported` for an offset with several query vectors.
+    /// `InvalidInput` for a search that does not fit the column, `TableColumnNotFound`.
     pub(super) fn prepare_vectors(
         &self,
         scanner: &mut Scanner,
         search: &Vectors,
         query: &Query,
         rows: u64,
-    ) -> Result<Option<u64>> {
+    ) -> Result<(Option<u64>, Option<u64>)> {
         check_settings(search, query)?;
-        let target = self.target(search.column.as_deref())?;
+        let target = self.target(search)?;
         let queries = query_array(&search.queries, &target)?;
-        let several = search.queries.len() > 1 && !target.is_multivector;
+        let several = target.has_several(search);
         let offset = query.offset.unwrap_or(0);
-        if several && offset > 0 {
-            return Err(Error::Unsupported(
-                "an offset with several query vectors is not served: send one query for each"
-                    .into(),
-            ));
-        }
         // The offset skips among the nearest, so that many more have to be found. There are no more
         // than the table has rows, and room is made for each.
         let all = rows.max(1);
@@ -92,13 +100,21 @@ impl Snapshot {
             .map_err(|error| self.query_failed(query, error))?;
         configure(scanner, search, k, all)?;
         // Several queries answer k rows each, so that a limit of k would cut the others off.
-        Ok(if several { None } else { query.limit })
+        Ok(if several { (None, None) } else { (query.limit, query.offset) })
+    }
+
+    /// Whether each query vector has an answer of its own.
+    ///
+    /// # Errors
+    /// As [`Self::prepare_vectors`].
+    pub(super) fn answers_each(&self, search: &Vectors) -> Result<bool> {
+        Ok(self.target(search)?.has_several(search))
     }
 
     /// The column to search: the one named, else the only one that holds vectors.
-    fn target(&self, named: Option<&str>) -> Result<Target> {
-        let Some(path) = named else {
-            return self.only_target();
+    fn target(&self, search: &Vectors) -> Result<Target> {
+        let Some(path) = search.column.as_deref() else {
+            return self.only_target(search.queries.first().map_or(0, Vec::len));
         };
         if is_row_column(path) {
             return Err(Error::invalid_input(format!("the column '{path}' holds no vectors")));
@@ -112,7 +128,8 @@ impl Snapshot {
         })
     }
 
-    fn only_target(&self) -> Result<Target> {
+    /// The only column with vectors; of several, the only one with vectors of that length.
+    fn only_target(&self, dimension: usize) -> Result<Target> {
         let schema = self.arrow_schema();
         let quoted = |name: &str| match name.contains(['.', '`']) {
             true => format!("`{}`", name.replace('`', "``")),
@@ -125,6 +142,12 @@ impl Snapshot {
         if targets.iter().any(|target| target.numbers.is_floating()) {
             targets.retain(|target| target.numbers.is_floating());
         }
+        if targets.len() > 1 {
+            let fits = |target: &Target| usize::try_from(target.dimension) == Ok(dimension);
+            if targets.iter().filter(|target| fits(target)).count() == 1 {
+                targets.retain(fits);
+            }
+        }
         match targets.len() {
             1 => Ok(targets.swap_remove(0)),
             0 => Err(Error::invalid_input("the table has no vector column to search")),
@@ -132,6 +155,13 @@ impl Snapshot {
                 "the table has several vector columns: name one as vector_column",
             )),
         }
+    }
+}
+
+impl Target {
+    /// Several vectors are one query of a column whose rows have several.
+    fn has_several(&self, search: &Vectors) -> bool {
+        search.queries.len() > 1 && !self.is_multivector
     }
 }
 
@@ -166,11 +196,15 @@ fn check_settings(search: &Vectors, query: &Query) -> Result<()> {
     if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == Some(0)) {
         return Err(Error::invalid_input(format!("{name} must be at least 1")));
     }
-    if let (Some(least), Some(most)) = (search.minimum_nprobes, search.maximum_nprobes)
+    // The bounds win over the plain number, which stands for the one that is not given.
+    let plain = search.nprobes.filter(|_| search.search_effort.is_none());
+    if let (Some(least), Some(most)) =
+        (search.minimum_nprobes.or(plain), search.maximum_nprobes.or(plain))
         && least > most
     {
         return Err(Error::invalid_input(format!(
-            "minimum_nprobes is {least}, which is more than maximum_nprobes, {most}"
+            "minimum_nprobes is {least}, which is more than maximum_nprobes, {most} (nprobes stands \
+             for the one that is absent)"
         )));
     }
     for (name, bound) in [("lower_bound", search.lower_bound), ("upper_bound", search.upper_bound)]
@@ -178,6 +212,9 @@ fn check_settings(search: &Vectors, query: &Query) -> Result<()> {
         if bound.is_some_and(|bound| !bound.is_finite()) {
             return Err(Error::invalid_input(format!("{name} is no finite number")));
         }
+    }
+    if search.search_effort.is_some_and(|effort| !(0.0..=1.0).contains(&effort)) {
+        return Err(Error::invalid_input("search_effort must be between 0 and 1"));
     }
     if search.bypass_index && query.fast_search {
         return Err(Error::invalid_input(
@@ -194,15 +231,12 @@ fn configure(scanner: &mut Scanner, search: &Vectors, k: u64, rows: u64) -> Resu
     if search.lower_bound.is_some() || search.upper_bound.is_some() {
         scanner.distance_range(search.lower_bound, search.upper_bound);
     }
-    match (search.minimum_nprobes, search.maximum_nprobes) {
-        (None, None) => {
-            search.nprobes.map(|n| scanner.nprobes(n.min(MAX_PROBES)));
-        }
-        (least, most) => {
-            least.map(|n| scanner.minimum_nprobes(n.min(MAX_PROBES)));
-            most.map(|n| scanner.maximum_nprobes(n.min(MAX_PROBES)));
-        }
-    }
+    configure_probes(scanner, search)?;
+    scanner.approx_mode(match search.accuracy {
+        Accuracy::Fast => ApproxMode::Fast,
+        Accuracy::Normal => ApproxMode::Normal,
+        Accuracy::Accurate => ApproxMode::Accurate,
+    });
     // No more rows can be fetched than there are, and Lance multiplies without a look.
     let factor = search.refine_factor.map(u64::from).map(|factor| factor.min(rows.div_ceil(k)));
     if let Some(factor) = factor {
@@ -221,6 +255,25 @@ fn configure(scanner: &mut Scanner, search: &Vectors, k: u64, rows: u64) -> Resu
     }
     if search.bypass_index {
         scanner.use_index(false);
+    }
+    Ok(())
+}
+
+/// How many partitions are searched. Lance puts the bounds in the place of the plain number, each
+/// for itself.
+fn configure_probes(scanner: &mut Scanner, search: &Vectors) -> Result<()> {
+    if let Some(effort) = search.search_effort {
+        scanner
+            .search_effort(effort)
+            .map_err(|error| Error::internal("setting the effort of a search", error))?;
+    } else if let Some(probes) = search.nprobes {
+        scanner.nprobes(probes.min(MAX_PROBES));
+    }
+    if let Some(least) = search.minimum_nprobes {
+        scanner.minimum_nprobes(least.min(MAX_PROBES));
+    }
+    if let Some(most) = search.maximum_nprobes {
+        scanner.maximum_nprobes(most.min(MAX_PROBES));
     }
     Ok(())
 }

@@ -74,6 +74,11 @@ impl Snapshot {
             Selection::All => schema.fields.iter().collect(),
             Selection::Columns(paths) => paths.iter().filter_map(of_path).collect(),
             Selection::Aliases(aliases) => aliases.values().filter_map(of_path).collect(),
+            Selection::Expressions(_) => {
+                return Err(Error::Unsupported(
+                    "a view shows columns of its source, not expressions over them".into(),
+                ));
+            }
         };
         match shown.into_iter().find(|field| holds_blob(field)) {
             None => Ok(()),

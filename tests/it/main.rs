@@ -39,6 +39,8 @@ mod hostile_filters;
 mod ids;
 mod indexes;
 mod lancedb;
+mod lancedb_blobs;
+mod lancedb_query;
 mod limits;
 mod locations;
 mod managed;

@@ -124,8 +124,9 @@ both! {
         assert_eq!(int_values(&rows, "id"), [9, 8, 0, 1]);
         assert!(!columns(&rows).contains(&"vec".to_string()));
         let body = json!({"vector": {"multi_vector": [[9, 9], [0, 0]]}, "k": 2, "offset": 1});
-        let reply = server.post(&table("ns$v", "query"), body).await;
-        assert_error(&reply, 406, UNSUPPORTED);
+        let rows = server.query("ns$v", body).await;
+        assert_eq!(int_values(&rows, "query_index"), [0, 0, 1, 1]);
+        assert_eq!(int_values(&rows, "id"), [8, 7, 1, 2]);
         let many = vec![vec![1.0, 1.0]; 2_000];
         let body = json!({"vector": {"multi_vector": many}, "k": 2});
         assert_bad(&server, "ns$v", body, &["2000"]).await;

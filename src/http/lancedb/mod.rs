@@ -4,14 +4,17 @@
 //! namespace dialect. They are not in the OpenAPI document: their clients are LanceDB's own, and the
 //! same operations are there for everyone else.
 
+pub(super) mod blobs;
 pub(super) mod branches;
 pub(super) mod changes;
 pub(super) mod columns;
 pub(super) mod data;
+mod deadline;
 pub(super) mod indexes;
 pub(super) mod jobs;
 pub(super) mod multipart;
 pub(super) mod once;
+pub(super) mod query;
 pub(super) mod tables;
 pub(super) mod tags;
 pub(super) mod versions;

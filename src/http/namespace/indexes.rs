@@ -92,6 +92,8 @@ pub struct CreateTableIndexRequest {
     preserve_original: Option<bool>,
     /// For the tokenizer `code`: whether operators such as `::` are words.
     index_operators: Option<bool>,
+    /// What a search finds: a `row` (default), or each `list_element` of it.
+    document_granularity: Option<String>,
 }
 
 impl CreateTableIndexRequest {
@@ -139,6 +141,7 @@ impl CreateTableIndexRequest {
                 split_on_numerics: self.split_on_numerics,
                 preserve_original: self.preserve_original,
                 index_operators: self.index_operators,
+                document_granularity: self.document_granularity,
             },
         })
     }

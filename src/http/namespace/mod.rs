@@ -9,7 +9,7 @@ pub mod data;
 mod fulltext;
 pub mod indexes;
 pub mod namespaces;
-mod query;
+pub mod query;
 pub mod rows;
 mod sources;
 pub mod stats;

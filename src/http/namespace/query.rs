@@ -172,6 +172,7 @@ impl QueryTableRequest {
             refine_factor: self.refine_factor,
             ef: self.ef,
             bypass_index: self.bypass_vector_index == Some(true),
+            ..Vectors::default()
         }
     }
 }
@@ -190,7 +191,7 @@ impl QueryColumns {
 }
 
 impl QueryVector {
-    fn queries(self) -> Result<Option<Vec<Vec<f64>>>> {
+    pub(in crate::http) fn queries(self) -> Result<Option<Vec<Vec<f64>>>> {
         match (self.single_vector, self.multi_vector) {
             (Some(_), Some(_)) => {
                 Err(Error::invalid_input("give single_vector or multi_vector, not both"))

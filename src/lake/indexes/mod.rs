@@ -263,6 +263,17 @@ impl Snapshot {
 /// The inner one: `InvalidInput` for a name that no index may have, `TableIndexAlreadyExists`.
 async fn check_name(dataset: &Dataset, index: &NewIndex, plan: &Plan) -> lance::Result<Result<()>> {
     let Some(name) = &index.name else {
+        let indices = dataset.load_indices().await?;
+        // Lance's own name; where another column's index has it, it finds another.
+        let name = format!("{}_idx", index.column);
+        let is_taken = |known: &IndexMetadata| {
+            known.name == name && known.keyed_field() == Some(plan.field_id)
+        };
+        if index.existing == Existing::Refuse && indices.iter().any(is_taken) {
+            return Ok(Err(Error::TableIndexAlreadyExists(format!(
+                "index '{name}' exists already"
+            ))));
+        }
         return Ok(Ok(()));
     };
     let is_name = !name.trim().is_empty()

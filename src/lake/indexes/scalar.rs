@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use lance::datatypes::{Field, Schema};
 use lance_core::datatypes::parse_field_path;
 use lance_index::scalar::InvertedIndexParams;
+use lance_index::scalar::inverted::DocumentGranularity;
 use serde::{Deserialize, Serialize};
 
 use super::kind::IndexKind;
@@ -47,6 +48,8 @@ pub struct TextOptions {
     pub split_on_numerics: Option<bool>,
     pub preserve_original: Option<bool>,
     pub index_operators: Option<bool>,
+    /// What is found: a `row`, or each `list_element` of it.
+    pub document_granularity: Option<String>,
 }
 
 impl TextOptions {
@@ -70,6 +73,7 @@ impl TextOptions {
             ("split_on_numerics", self.split_on_numerics.is_some()),
             ("preserve_original", self.preserve_original.is_some()),
             ("index_operators", self.index_operators.is_some()),
+            ("document_granularity", self.document_granularity.is_some()),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
@@ -116,6 +120,7 @@ impl TextOptions {
                 .block_size(size)
                 .map_err(|_| Error::invalid_input("block_size must be 128 or 256"))?;
         }
+        params = self.granularity(params)?;
         let switches: [(Option<bool>, Switch); 10] = [
             (self.with_position, InvertedIndexParams::with_position),
             (self.lower_case, InvertedIndexParams::lower_case),
@@ -148,6 +153,19 @@ impl TextOptions {
             ))
         })?;
         Ok(params.memory_limit_mb(TEXT_MEMORY_MIB).num_workers(TEXT_WORKERS))
+    }
+
+    fn granularity(&self, params: InvertedIndexParams) -> Result<InvertedIndexParams> {
+        let Some(word) = &self.document_granularity else {
+            return Ok(params);
+        };
+        let granularity = DocumentGranularity::try_from(word.as_str()).map_err(|_| {
+            let shown: String = word.chars().take(64).collect();
+            Error::invalid_input(format!(
+                "unknown document_granularity '{shown}'; known are: row, list_element"
+            ))
+        })?;
+        Ok(params.document_granularity(granularity))
     }
 
     fn ngrams(&self, params: InvertedIndexParams) -> Result<InvertedIndexParams> {
