@@ -2,7 +2,16 @@
 
 import pyarrow as pa
 from lancedb.index import FTS
-from lancedb.query import BooleanQuery, BoostQuery, FullTextOperator, MatchQuery, MultiMatchQuery, Occur, PhraseQuery
+from lancedb.query import (
+    BooleanQuery,
+    BoostQuery,
+    DocumentGranularity,
+    FullTextOperator,
+    MatchQuery,
+    MultiMatchQuery,
+    Occur,
+    PhraseQuery,
+)
 from lancedb.rerankers import LinearCombinationReranker, RRFReranker
 
 from . import world
@@ -134,3 +143,23 @@ def hybrid():
     nothing = table.search(query_type="hybrid", fts_columns="title").vector(point(3)).text("sea").where("id > 90")
     assert nothing.to_arrow().num_rows == 0
     assert "Vector" in query().explain_plan()
+
+
+@flow
+def text_in_the_elements_of_a_list():
+    """An index whose documents are the elements of a list, and not the whole rows."""
+    notes = [["red car", "blue sky"], ["red sky"], ["car"], []]
+    data = pa.table({"id": range(4), "notes": pa.array(notes, pa.list_(pa.string()))})
+    table = world.db.create_table(new_name("notes"), data)
+    elements = DocumentGranularity.LIST_ELEMENT
+    # With a name: by default Lance calls it notes_list_element_idx, and this client would wait for notes_idx.
+    config = FTS(document_granularity=elements, with_position=True)
+    table.create_index("notes", config=config, name="elements", wait_timeout=WAIT)
+
+    def found(query):
+        return sorted(set(id_list(search(table, query).limit(10))))
+
+    assert found(MatchQuery("red", "notes", document_granularity=elements)) == [0, 1]
+    both = MatchQuery("red sky", "notes", operator=FullTextOperator.AND, document_granularity=elements)
+    assert found(both) == [1], "the words are in one element"
+    assert found(PhraseQuery("blue sky", "notes", document_granularity=elements)) == [0]
