@@ -349,6 +349,19 @@ pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
     ensure_one(deleted, &table.id)
 }
 
+/// When the table of this name was made, in microseconds since the Unix epoch.
+pub async fn find_creation(tx: &mut Tx, id: &TableId) -> Result<Option<i64>> {
+    const SQL: &str = "SELECT t.created_at_us \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE n.path = $1 AND t.name = $2";
+    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL)
+        .bind(id.namespace.to_stored())
+        .bind(id.name.as_str())
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "looking for a table"))
+}
+
 /// The table that stands at a location.
 pub async fn find_table_at(tx: &mut Tx, location: &str) -> Result<Option<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \

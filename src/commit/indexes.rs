@@ -90,6 +90,15 @@ impl Engine {
         found.ok_or_else(|| not_found(table, name))
     }
 
+    /// Reads an index of the newest version into memory.
+    ///
+    /// # Errors
+    /// `TableIndexNotFound`; otherwise as [`Engine::open`].
+    pub async fn prewarm_index(&self, table: &Table, name: &str) -> Result<()> {
+        self.find_index(table, None, name).await?;
+        self.read(table, None, async |snapshot: Snapshot| snapshot.prewarm_index(name).await).await
+    }
+
     /// Takes an index out of the table; answers the transaction of the version without it.
     ///
     /// # Errors

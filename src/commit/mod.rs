@@ -116,7 +116,8 @@ impl Engine {
         tx.commit().await
     }
 
-    fn now_us(&self) -> i64 {
+    /// Microseconds since the Unix epoch, by the clock of this engine.
+    pub fn now_us(&self) -> i64 {
         self.clock.now_us()
     }
 

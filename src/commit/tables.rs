@@ -144,6 +144,14 @@ impl Engine {
         Ok(table)
     }
 
+    /// Whether the table that had the name at a time is not there any more, even if another has its
+    /// name by now.
+    pub async fn went_since(&self, id: &TableId, time_us: i64) -> Result<bool> {
+        let mut tx = self.catalog.read().await?;
+        let created_us = tables::find_creation(&mut tx, id).await?;
+        Ok(created_us.is_none_or(|created_us| created_us >= time_us))
+    }
+
     /// Waits for the changes and the batches that are at a table which is about to go.
     async fn turn_of(&self, id: &TableId) -> Result<OwnedMutexGuard<()>> {
         let table = {

@@ -652,13 +652,15 @@ fn row_bytes(field: &Field, depth: usize, fields: &mut usize) -> Result<u64> {
 pub enum Framing {
     File,
     Stream,
+    /// A stream that keeps dictionaries, which the others answer as plain values.
+    StreamWithDictionaries,
 }
 
 impl Framing {
     fn content_type(self) -> &'static str {
         match self {
             Self::File => FILE_TYPE,
-            Self::Stream => STREAM_TYPE,
+            Self::Stream | Self::StreamWithDictionaries => STREAM_TYPE,
         }
     }
 }
@@ -707,21 +709,26 @@ enum Writer {
 struct Encoder {
     writer: Writer,
     sink: Sink,
-    /// Whether the batches have dictionaries, which are answered as plain values: an Arrow file has
-    /// one dictionary for each column, and the batches of a table have their own.
-    has_dictionaries: bool,
+    /// Whether the batches have dictionaries that are answered as plain values: an Arrow file has one
+    /// dictionary for each column, and the batches of a table have their own.
+    resolves_dictionaries: bool,
 }
 
 impl Encoder {
     fn new(schema: &SchemaRef, framing: Framing) -> Result<Self> {
         let sink = Sink::default();
-        let plain = plain_schema(schema);
+        let answered = match framing {
+            Framing::File | Framing::Stream => plain_schema(schema),
+            Framing::StreamWithDictionaries => schema.as_ref().clone(),
+        };
         let writer = match framing {
-            Framing::File => FileWriter::try_new(sink.clone(), &plain).map(Writer::File),
-            Framing::Stream => StreamWriter::try_new(sink.clone(), &plain).map(Writer::Stream),
+            Framing::File => FileWriter::try_new(sink.clone(), &answered).map(Writer::File),
+            Framing::Stream | Framing::StreamWithDictionaries => {
+                StreamWriter::try_new(sink.clone(), &answered).map(Writer::Stream)
+            }
         };
         let writer = writer.map_err(|error| Error::internal("encoding an answer", error))?;
-        Ok(Self { writer, sink, has_dictionaries: plain != **schema })
+        Ok(Self { writer, sink, resolves_dictionaries: answered != **schema })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<Bytes> {
@@ -730,7 +737,7 @@ impl Encoder {
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
-        let plain = if self.has_dictionaries { Some(plain_batch(batch)?) } else { None };
+        let plain = if self.resolves_dictionaries { Some(plain_batch(batch)?) } else { None };
         let batch = plain.as_ref().unwrap_or(batch);
         match &mut self.writer {
             Writer::File(writer) => writer.write(batch),

@@ -107,6 +107,12 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
     }
 }
 
+/// What failed, if the server failed.
+pub(super) fn failure_of(response: &Response) -> Option<Arc<Error>> {
+    let ApiError(error) = response.extensions().get::<ApiError>()?;
+    matches!(error.as_ref(), Error::Internal { .. }).then(|| error.clone())
+}
+
 /// Gives a response that carries an error its status and body. Errors are logged here, once.
 pub(super) fn render(response: Response, path: &str) -> Response {
     let Some(ApiError(error)) = response.extensions().get::<ApiError>().cloned() else {

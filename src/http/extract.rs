@@ -19,8 +19,8 @@ use crate::model::{Caller, Name, NamespaceId, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
-/// The largest JSON body, whatever is configured.
-const MAX_JSON_BYTES: u64 = 4 << 20;
+/// The largest JSON body in MiB, whatever is configured, where the operation does not say.
+const MAX_JSON_MIB: u64 = 4;
 /// The largest JSON body of a commit: some hundred thousand fragments.
 const MAX_COMMIT_BYTES: u64 = 128 << 20;
 
@@ -247,13 +247,13 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 }
 
 /// A JSON body, whatever its content type says; an empty one is `{}`.
-pub struct Json<T>(pub T);
+pub struct Json<T, const MIB: u64 = MAX_JSON_MIB>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+impl<T: DeserializeOwned, const MIB: u64> FromRequest<AppState> for Json<T, MIB> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
+        let bytes = read_body(request, state, MIB << 20).await?;
         Ok(Self(parse_json(&bytes)?))
     }
 }
@@ -265,7 +265,7 @@ impl FromRequest<AppState> for JsonBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        Ok(Self(read_body(request, state, MAX_JSON_BYTES).await?))
+        Ok(Self(read_body(request, state, MAX_JSON_MIB << 20).await?))
     }
 }
 
@@ -293,6 +293,14 @@ async fn read_body(request: Request, state: &AppState, limit: u64) -> Result<Byt
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
     serde_json::from_slice(bytes).map_err(|error| {
+        Error::invalid_input(format!("the body is not the JSON expected: {error}"))
+    })
+}
+
+/// # Errors
+/// As [`parse_json`], for a body that was looked at before.
+pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|error| {
         Error::invalid_input(format!("the body is not the JSON expected: {error}"))
     })
 }

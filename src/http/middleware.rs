@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::error::{ApiError, render};
+use super::AppState;
+use super::error::{ApiError, failure_of, render};
+use super::extract::TablePath;
 use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,11 +26,39 @@ const PHALANX_VERSION: HeaderName = HeaderName::from_static("phalanx-version");
 const SPOKEN: HeaderValue = HeaderValue::from_static("0.6.0");
 /// A caller's own request id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// Where the identifier in a path is a table's.
+const TABLE_PATHS: [&str; 2] = ["/v1/table/", "/v1/materialized_view/"];
 /// A body up to this length is read before its request is looked at.
 const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 
 pub(super) fn wrap(router: Router) -> Router {
     router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(observe))
+}
+
+/// A request that fails because its table goes meanwhile, with all files, is no failure of the server:
+/// whoever drops a table or its namespace waits for nobody.
+pub(super) async fn unless_gone(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    if !TABLE_PATHS.iter().any(|prefix| path.starts_with(prefix)) {
+        return next.run(request).await;
+    }
+    let began_us = state.engine.now_us();
+    let (mut parts, body) = request.into_parts();
+    let table = TablePath::from_request_parts(&mut parts, &()).await;
+    let response = next.run(Request::from_parts(parts, body)).await;
+    let Some(error) = failure_of(&response) else { return response };
+    let Ok(TablePath(id, _)) = table else { return response };
+    match state.engine.went_since(&id, began_us).await {
+        Ok(true) => {
+            tracing::warn!(table.id = %id, ?error, "a table went while a request was at it");
+            ApiError::from(Error::TableNotFound(id)).into_response()
+        }
+        Ok(false) | Err(_) => response,
+    }
 }
 
 async fn observe(request: Request, next: Next) -> Response {

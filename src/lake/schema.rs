@@ -29,8 +29,18 @@ pub fn wire_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
 /// # Errors
 /// `Unsupported` for a type that Lance has no word for.
 pub fn logical_schema(schema: &ArrowSchema) -> Result<serde_json::Value> {
-    let json =
-        JsonSchema::try_from(schema).map_err(|error| Error::Unsupported(error.to_string()))?;
+    let failed = |why: String| {
+        Error::Unsupported(format!(
+            "the schema has a type that LanceDB's \
+        clients cannot read: {why}"
+        ))
+    };
+    for field in schema.fields() {
+        JsonDataType::try_from(field.data_type()).map_err(|_| {
+            failed(format!("the column '{}' is of the type {}", field.name(), field.data_type()))
+        })?;
+    }
+    let json = JsonSchema::try_from(schema).map_err(|error| failed(unspaced(&error)))?;
     serde_json::to_value(json).map_err(|error| Error::internal("writing a schema", error))
 }
 

@@ -261,8 +261,10 @@ both! {
         let rest = server.post("/v1/jobs/list", json!({"page_token": token})).await.ok();
         assert_eq!(rest["jobs"][0]["job_id"], job.as_str());
         assert!(rest.get("page_token").is_none(), "{rest}");
-        // There is nothing to cancel any more.
-        assert_eq!(server.post("/v1/jobs/cancel", json!({"job_id": job})).await.status, 404);
+        // There is nothing to cancel any more, which is as well.
+        server.post("/v1/jobs/cancel", json!({"job_id": job})).await.ok();
+        let still = server.post("/v1/jobs/describe", json!({"job_id": job})).await.ok();
+        assert_eq!(still["job_state"], "DONE");
         for unknown in ["nothing", "01900000-0000-7000-8000-000000000000"] {
             let reply = server.post("/v1/jobs/describe", json!({"job_id": unknown})).await;
             assert_error(&reply, 404, TRANSACTION_NOT_FOUND);
@@ -345,5 +347,69 @@ both! {
         // Its first rows make it, as they do for those who see it only then.
         server.post_arrow(&slash("ns$d", "create"), ipc(&[batch_ab(0..2)])).await.ok();
         assert_eq!(server.post_empty(&slash("ns$d", "describe")).await.ok()["version"], 1);
+    }
+}
+
+both! {
+    /// Its clients could not read the table any more.
+    async fn a_type_without_a_word_is_refused(server: TestServer) {
+        let field = |name: &str, kind| Arc::new(Field::new(name, kind, name == "values"));
+        let entries = DataType::Struct(vec![field("keys", DataType::Utf8), field("values", DataType::Int32)].into());
+        let schema = Schema::new(vec![Field::new("m", DataType::Map(field("entries", entries), false), true)]);
+        let refused = server.post_arrow(&slash("t", "create"), ipc_without_rows(&schema)).await;
+        assert_error(&refused, 400, INVALID_INPUT);
+        assert!(refused.text().contains("'m'") && !refused.text().contains(".rs"), "{}", refused.text());
+        server.post_arrow("/v1/table/t/create", ipc_without_rows(&schema)).await.ok();
+        let described = server.post_empty(&slash("t", "describe")).await;
+        assert_error(&described, 501, UNSUPPORTED);
+        assert!(!described.text().contains(".rs"), "{}", described.text());
+    }
+}
+
+both! {
+    async fn an_empty_predicate_is_not_every_row(server: TestServer) {
+        with_t(&server).await;
+        let before = server.snapshot().await;
+        let update = json!({"updates": [["id", "0"]], "predicate": " "});
+        assert_error(&server.post(&slash("t", "update"), update.clone()).await, 400, INVALID_INPUT);
+        assert_error(&server.post("/v1/table/t/update", update).await, 400, INVALID_INPUT);
+        assert_error(&server.post(&slash("t", "delete"), json!({"predicate": ""})).await, 400, INVALID_INPUT);
+        server.assert_unchanged(&before, "empty predicates").await;
+    }
+}
+
+both! {
+    /// Whoever drops a namespace waits for nobody, and what was at its tables then is told so.
+    async fn a_table_that_goes_meanwhile_is_no_failure(server: TestServer) {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let again = async {
+            for _ in 0..12 {
+                let body = json!({"mode": "Overwrite"});
+                server.post("/v1/namespace/ns/create", body).await.ok();
+                server.post_arrow(&slash("ns$t", "create"), ipc(&[batch_ab(0..50)])).await;
+                tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        };
+        let ask = async {
+            let mut worst = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for (operation, body) in [
+                    ("query", json!({"vector": []})),
+                    ("branches/create", json!({"name": "side"})),
+                    ("tags/create", json!({"tag": "x", "version": 1})),
+                    ("version/list", json!({})),
+                    ("update", json!({"updates": [["a", "a + 1"]]})),
+                    ("create_index", json!({"column": "a", "index_type": "BTREE"})),
+                ] {
+                    let reply = server.post(&slash("ns$t", operation), body).await;
+                    assert!(reply.status < 500, "{operation}: {}", reply.text());
+                    worst = worst.max(reply.status);
+                }
+            }
+            worst
+        };
+        let (worst, ()) = tokio::join!(ask, again);
+        assert!(worst >= 200);
     }
 }

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    ArrayRef, AsArray, DictionaryArray, ListArray, RecordBatch, StringArray, StructArray,
+};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, UInt64Type};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int32Type, UInt64Type};
 use lance_index::IndexType;
 use lance_index::scalar::InvertedIndexParams;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::batches::{
-    batch, batch_vectors, columns, float_values, int_values, ints, ints_or_null, read_file,
-    row_count, text_values,
+    batch, batch_vectors, columns, float_values, int_values, ints, ints_or_null, ipc, read_file,
+    read_stream, row_count, text_values,
 };
 use crate::support::code::*;
 use crate::support::{Reply, TestServer, assert_error, assert_error_in, foreign};
@@ -616,5 +619,56 @@ both! {
         let request = request.header("x-request-timeout-ms", u64::MAX.to_string());
         let reply = server.send(request.json(&scan(json!({"k": 1})))).await;
         assert_eq!(row_count(&rows_of(reply)), 1);
+    }
+}
+
+both! {
+    /// Clients since 0.38 read streams, which can hold what a file cannot.
+    async fn new_clients_get_streams(server: TestServer) {
+        let words: DictionaryArray<Int32Type> = ["red", "blue", "red"].into_iter().collect();
+        let rows = batch(&[("a", ints(0..3)), ("word", Arc::new(words) as ArrayRef)]);
+        server.post_arrow("/v1/table/t/create/", ipc(&[rows])).await.ok();
+        let words: DictionaryArray<Int32Type> = ["green", "red"].into_iter().collect();
+        let rows = batch(&[("a", ints(3..5)), ("word", Arc::new(words) as ArrayRef)]);
+        server.post_arrow("/v1/table/t/insert/", ipc(&[rows])).await.ok();
+        for (agent, is_new) in [
+            ("LanceDB-Python-Client/0.40.0", true),
+            ("LanceDB-Node-Client/1.0.0-beta.1", true),
+            ("LanceDB-Rust-Client/0.37.9", false),
+            ("LanceDB-Rust-Client/x", false),
+            ("curl/8.0", false),
+        ] {
+            let request = server.request(Method::POST, "/v1/table/t/query/");
+            let request = request.header("user-agent", agent).json(&json!({"vector": []}));
+            let reply = server.send(request).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let kind = reply.header("content-type").expect("a type").to_owned();
+            let back = if is_new { read_stream(&reply.raw) } else { read_file(&reply.raw) };
+            let expected = if is_new { "stream" } else { "file" };
+            assert_eq!(kind, format!("application/vnd.apache.arrow.{expected}"), "{agent}");
+            let is_dictionary = matches!(back[0].schema().field(1).data_type(), DataType::Dictionary(..));
+            assert_eq!(is_dictionary, is_new, "{agent}");
+            let column = |batch: &RecordBatch| cast(batch.column(1), &DataType::Utf8).expect("text");
+            let words: Vec<String> = back
+                .iter()
+                .flat_map(|batch| column(batch).as_string::<i32>().iter().map(|word| word.unwrap_or("").to_owned()).collect::<Vec<_>>())
+                .collect();
+            assert_eq!(words, ["red", "blue", "red", "green", "red"], "{agent}");
+        }
+    }
+}
+
+both! {
+    async fn rows_of_a_log_are_not_served(server: TestServer) {
+        server.post_arrow("/v1/table/t/create/", ipc(&[batch(&[("a", ints(0..3))])])).await.ok();
+        for name in ["use_rte", "use_lsm"] {
+            let asked = server.post("/v1/table/t/query/", json!({"vector": [], name: true})).await;
+            assert_error(&asked, 501, UNSUPPORTED);
+            server.post("/v1/table/t/query/", json!({"vector": [], name: false})).await.expect(200);
+            let path = format!("/v1/table/t/merge_insert/?on=a&when_not_matched_insert_all=true&{name}=true");
+            let merged = server.post_arrow(&path, ipc(&[batch(&[("a", ints(0..5))])])).await;
+            assert_error(&merged, 501, UNSUPPORTED);
+        }
+        assert_eq!(server.count("t").await, 3);
     }
 }

@@ -1,6 +1,6 @@
 //! Rows that change: merge-insert, update, delete.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json as Reply;
 use axum::extract::State;
@@ -46,6 +46,24 @@ pub(in crate::http) struct MergeInsertResponse {
     num_rows: u64,
 }
 
+/// Rows of LanceDB's own log of writes are not kept here.
+///
+/// # Errors
+/// `Unsupported` for a merge that is to go there.
+fn refuse_write_ahead(query: &[(String, String)]) -> Result<()> {
+    let asks = |(name, value): &(String, String)| {
+        matches!(name.as_str(), "use_rte" | "use_lsm") && value.eq_ignore_ascii_case("true")
+    };
+    if query.iter().any(asks) {
+        return Err(write_ahead_not_served());
+    }
+    Ok(())
+}
+
+pub(super) fn write_ahead_not_served() -> Error {
+    Error::Unsupported("there is no log of writes beside the table here: leave use_rte away".into())
+}
+
 /// Merges the rows in the body into the table.
 pub(in crate::http) async fn merge_insert(
     State(state): State<AppState>,
@@ -55,12 +73,23 @@ pub(in crate::http) async fn merge_insert(
     headers: HeaderMap,
     body: ArrowBody,
 ) -> ApiResult<At<Reply<MergeInsertResponse>>> {
+    refuse_write_ahead(&query)?;
     let query = MergeQuery::read(query)?;
     let timeout = timeout(&headers)?.or(query.timeout);
     let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let batches = body.into_batches().await?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {
-        state.engine.merge_rows(&table, &query.merge, batches, timeout, &caller).await
+        let began = Instant::now();
+        let made = state.engine.merge_rows(&table, &query.merge, batches, timeout, &caller).await;
+        match made {
+            // The client's own time is over: it should not come again with all of its rows.
+            Err(Error::ServiceUnavailable(why))
+                if timeout.is_some_and(|timeout| began.elapsed() >= timeout) =>
+            {
+                Err(Error::InvalidInput(why))
+            }
+            made => made,
+        }
     })
     .await?;
     let merged = made.value;

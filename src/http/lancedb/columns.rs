@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 
 use super::At;
-use super::data::Version;
+use super::data::{Version, check_schema};
 use super::tables::OnBranch;
 use crate::error::{Error, Result};
 use crate::http::AppState;
@@ -58,6 +58,7 @@ pub(in crate::http) async fn add_columns(
 
 async fn columns_of_nulls(body: ArrowBody) -> Result<Vec<NewColumn>> {
     let mut batches = body.into_batches().await?;
+    check_schema(&batches)?;
     while let Some(batch) = batches.stream.try_next().await? {
         if batch.num_rows() > 0 {
             return Err(Error::invalid_input(

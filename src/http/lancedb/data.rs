@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{At, multipart};
 use crate::commit::{CreateMode, InsertMode, NewLocation, NewTable};
+use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Query, TablePath, one_of};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::tables::get_table_on;
+use crate::lake::{Batches, logical_schema};
 use crate::model::{Caller, Properties};
 
 #[derive(Deserialize)]
@@ -40,6 +42,7 @@ pub(in crate::http) async fn create_table(
     ];
     let mode = one_of("mode", query.mode.as_deref(), &modes, CreateMode::Create)?;
     let batches = body.into_batches().await?;
+    check_schema(&batches)?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let (location, properties) = (NewLocation::Own, Properties::new());
         let home = state.home_in(&database, &id);
@@ -48,6 +51,15 @@ pub(in crate::http) async fn create_table(
     })
     .await?;
     Ok(At(created.version, Reply(Version { version: created.version })))
+}
+
+/// # Errors
+/// `InvalidInput` for a schema that these clients could not read any more.
+pub(super) fn check_schema(batches: &Batches) -> Result<()> {
+    match logical_schema(&batches.schema) {
+        Err(Error::Unsupported(why)) => Err(Error::InvalidInput(why)),
+        written => written.map(drop),
+    }
 }
 
 #[derive(Deserialize)]
@@ -75,6 +87,9 @@ pub(in crate::http) async fn insert_into_table(
         return multipart::stage_part(&state, table, upload, part, mode, body, caller).await;
     }
     let batches = body.into_batches().await?;
+    if mode == InsertMode::Overwrite {
+        check_schema(&batches)?;
+    }
     let inserted = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.insert_rows(&table, mode, batches, &caller).await
     })

@@ -3,12 +3,13 @@
 use axum::Json as Reply;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::every;
 use super::tables::OnBranch;
 use crate::http::AppState;
 use crate::http::error::ApiResult;
-use crate::http::extract::{Json, Query, TablePath};
+use crate::http::extract::{Json, Query, TablePath, parse_value};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::indexes::{
     CreateTableIndexRequest, DescribeTableIndexStatsResponse, IndexContent, IndexPath,
@@ -38,6 +39,9 @@ const KNOWN: [&str; 17] = [
     "Unknown",
 ];
 
+/// A limit of tokens that is as good as none, in bytes.
+const LONGEST_TOKEN: u64 = 1 << 20;
+
 /// The index, with its kind in words that these clients know, and every number that they need.
 fn in_known_words(mut index: Index) -> Index {
     if !KNOWN.contains(&index.kind.as_str()) {
@@ -59,8 +63,13 @@ pub(in crate::http) async fn create_index(
     State(state): State<AppState>,
     caller: Caller,
     TablePath(id, _): TablePath,
-    Json(request): Json<CreateTableIndexRequest>,
+    Json(mut body): Json<Map<String, Value>>,
 ) -> ApiResult<Reply<CreateIndexResponse>> {
+    // These clients mean no limit by null, where the spec's leave it to the server.
+    if body.get("max_token_length") == Some(&Value::Null) {
+        body.insert("max_token_length".into(), LONGEST_TOKEN.into());
+    }
+    let request: CreateTableIndexRequest = parse_value(Value::Object(body))?;
     let branch = request.branch.clone();
     let index = request.into_index(Existing::Replace)?;
     let table = get_table_on(&state, &id, branch.as_deref()).await?;
@@ -108,6 +117,18 @@ pub(in crate::http) async fn describe_index_stats(
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let found = state.engine.find_index(&table, request.version, &index.index_name).await?;
     Ok(Reply(in_known_words(found).into()))
+}
+
+/// Reads an index into memory, so that the next search finds it there.
+pub(in crate::http) async fn prewarm_index(
+    State(state): State<AppState>,
+    _caller: Caller,
+    TablePath(id, _): TablePath,
+    Path(index): Path<IndexPath>,
+) -> ApiResult<()> {
+    let table = get_table_on(&state, &id, None).await?;
+    state.engine.prewarm_index(&table, &index.index_name).await?;
+    Ok(())
 }
 
 /// Drops an index.

@@ -102,6 +102,18 @@ struct JobFailure {
     retryable: bool,
 }
 
+/// What was said, without what was not.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        other => other,
+    }
+}
+
 impl From<Job> for DescribeJobResponse {
     fn from(job: Job) -> Self {
         let failed = (job.state == JobState::Failed).then(|| job.error.unwrap_or_default());
@@ -110,7 +122,7 @@ impl From<Job> for DescribeJobResponse {
             job_type: job.kind.as_str(),
             job_state: word(job.state),
             creation_ms: job.created_at_us / 1_000,
-            spec: serde_json::from_str(&job.request).unwrap_or_default(),
+            spec: without_nulls(serde_json::from_str(&job.request).unwrap_or_default()),
             result: job.version.map(|version| json!({ "version": version })),
             failure: failed.map(|message| JobFailure { message, retryable: false }),
         }
@@ -132,8 +144,7 @@ pub(in crate::http) struct CancelJobResponse {
     job_id: Uuid,
 }
 
-/// Cancels a job. One that is over is not found: these clients take that for "there was nothing to
-/// cancel".
+/// Cancels a job. One that is over stays as it is, which is no error.
 pub(in crate::http) async fn cancel_job(
     State(state): State<AppState>,
     caller: Caller,
@@ -141,8 +152,6 @@ pub(in crate::http) async fn cancel_job(
     Json(request): Json<JobRequest>,
 ) -> ApiResult<Reply<CancelJobResponse>> {
     let job = request.find(&state, &database).await?;
-    if !state.engine.cancel_job(&job, &caller).await? {
-        return Err(Error::TransactionNotFound(format!("{} (it is over)", job.key)).into());
-    }
+    state.engine.cancel_job(&job, &caller).await?;
     Ok(Reply(CancelJobResponse { job_id: job.key }))
 }

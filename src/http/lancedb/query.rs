@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use axum::Json as Reply;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::USER_AGENT;
 use axum::response::Response;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::At;
+use super::changes::write_ahead_not_served;
 use super::deadline::Deadline;
 use crate::error::Result;
 use crate::http::AppState;
@@ -25,8 +28,7 @@ const DEFAULT_K: u64 = 10;
 /// What the clients send for no limit, and what is as good as none.
 const NO_LIMIT: u64 = i64::MAX.unsigned_abs();
 
-/// What a query asks for. Clients send null for what is absent, and more than is read here: where
-/// rows are found that are not yet in the table (`use_rte`) there are none here.
+/// What a query asks for. Clients send null for what is absent.
 #[derive(Debug, Deserialize)]
 pub(in crate::http) struct QueryRequest {
     version: Option<u64>,
@@ -54,6 +56,9 @@ pub(in crate::http) struct QueryRequest {
     bypass_vector_index: Option<bool>,
     approx_mode: Option<String>,
     search_effort: Option<f64>,
+    /// Whether rows are answered too that are in LanceDB's log of writes and not yet in the table.
+    #[serde(alias = "use_lsm")]
+    use_rte: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,12 +115,24 @@ impl<'de> Visitor<'de> for ColumnsVisitor {
 }
 
 impl QueryRequest {
-    /// Opens the table that is asked, and says what it is asked for.
-    pub(super) async fn open(self, state: &AppState, id: &TableId) -> Result<(Snapshot, Query)> {
+    /// Asks the table what it is asked for. Answers the version that was asked, too.
+    pub(super) async fn ask<T>(
+        self,
+        state: &AppState,
+        id: &TableId,
+        work: impl AsyncFnOnce(Snapshot, Query) -> Result<T>,
+    ) -> Result<At<T>> {
+        if self.use_rte == Some(true) {
+            return Err(write_ahead_not_served());
+        }
         let (version, branch) = (self.version, self.branch.clone());
         let query = self.into_query()?;
         let table = get_table_on(state, id, branch.as_deref()).await?;
-        Ok((state.engine.open(&table, version).await?, query))
+        let read = async |snapshot: Snapshot| {
+            let version = snapshot.version();
+            work(snapshot, query).await.map(|answer| At(version, answer))
+        };
+        state.engine.read(&table, version, read).await
     }
 
     fn into_query(mut self) -> Result<Query> {
@@ -191,17 +208,36 @@ impl FullText {
     }
 }
 
-/// Answers the rows of a query as an Arrow file.
+/// The largest body of a query, in MiB: it may hold some hundred vectors.
+const MAX_MIB: u64 = 16;
+
+/// Clients since 0.38 tell a stream from a file, and a stream can hold dictionaries that change; those
+/// before take every answer for a file.
+fn framing(headers: &HeaderMap) -> Framing {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let version = agent.strip_prefix("LanceDB-").and_then(|agent| agent.split_once('/'));
+    let numbers = version.map(|(_, version)| version.split('.').map(str::parse::<u32>));
+    let is_new = numbers.is_some_and(|mut numbers| match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (0, 38),
+        _ => false,
+    });
+    if is_new { Framing::StreamWithDictionaries } else { Framing::File }
+}
+
+/// Answers the rows of a query as an Arrow file, or as a stream to clients that read those.
 pub(in crate::http) async fn query(
     State(state): State<AppState>,
     _caller: Caller,
     TablePath(id, _): TablePath,
     deadline: Deadline,
-    Json(request): Json<QueryRequest>,
+    headers: HeaderMap,
+    Json(request): Json<QueryRequest, MAX_MIB>,
 ) -> ApiResult<At<Response>> {
-    let (snapshot, query) = deadline.bound(request.open(&state, &id)).await?;
-    let batches = deadline.bound(snapshot.query(&query)).await?;
-    Ok(At(snapshot.version(), respond(deadline.until(batches), Framing::File).await?))
+    let framing = framing(&headers);
+    let run = async |snapshot: Snapshot, query: Query| {
+        respond(deadline.until(snapshot.query(&query).await?), framing).await
+    };
+    Ok(deadline.bound(request.ask(&state, &id, run)).await?)
 }
 
 #[derive(Debug, Deserialize)]
@@ -215,11 +251,12 @@ pub(in crate::http) async fn explain_plan(
     State(state): State<AppState>,
     _caller: Caller,
     TablePath(id, _): TablePath,
-    Json(request): Json<ExplainRequest>,
+    Json(request): Json<ExplainRequest, MAX_MIB>,
 ) -> ApiResult<At<Reply<String>>> {
     let detail = if request.verbose == Some(true) { Detail::Full } else { Detail::Short };
-    let (snapshot, query) = request.query.open(&state, &id).await?;
-    Ok(At(snapshot.version(), Reply(snapshot.explain(&query, detail).await?)))
+    let explain =
+        async |snapshot: Snapshot, query: Query| snapshot.explain(&query, detail).await.map(Reply);
+    Ok(request.query.ask(&state, &id, explain).await?)
 }
 
 /// Runs a query, and tells how it was answered and what that took.
@@ -227,10 +264,11 @@ pub(in crate::http) async fn analyze_plan(
     State(state): State<AppState>,
     _caller: Caller,
     TablePath(id, _): TablePath,
-    Json(request): Json<QueryRequest>,
+    Json(request): Json<QueryRequest, MAX_MIB>,
 ) -> ApiResult<At<Reply<String>>> {
-    let (snapshot, query) = request.open(&state, &id).await?;
-    Ok(At(snapshot.version(), Reply(snapshot.analyze(&query).await?)))
+    let analyze =
+        async |snapshot: Snapshot, query: Query| snapshot.analyze(&query).await.map(Reply);
+    Ok(request.ask(&state, &id, analyze).await?)
 }
 
 #[derive(Debug, Deserialize)]
@@ -248,7 +286,10 @@ pub(in crate::http) async fn count_rows(
     Json(request): Json<CountRequest>,
 ) -> ApiResult<At<Reply<u64>>> {
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    let snapshot = state.engine.open(&table, request.version).await?;
     let predicate = request.predicate.as_deref().filter(|text| !text.trim().is_empty());
-    Ok(At(snapshot.version(), Reply(snapshot.count_rows(predicate).await?)))
+    let count = async |snapshot: Snapshot| {
+        let rows = snapshot.count_rows(predicate).await?;
+        Ok(At(snapshot.version(), Reply(rows)))
+    };
+    Ok(state.engine.read(&table, request.version, count).await?)
 }

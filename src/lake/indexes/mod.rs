@@ -110,6 +110,16 @@ impl Snapshot {
         changed
     }
 
+    /// Reads an index into the memory that is kept between requests, as far as it fits.
+    pub async fn prewarm_index(&self, name: &str) -> Result<()> {
+        let (snapshot, name) = (self.clone(), name.to_owned());
+        let reading = async move {
+            let read = snapshot.dataset.prewarm_index(&name).await;
+            read.map_err(|error| snapshot.failed(error))
+        };
+        self.readers.run(reading).await
+    }
+
     /// Whether the newest version has the index: another run of the same job may have landed it.
     async fn is_listed_now(&self, uuid: Uuid) -> bool {
         let listed = async {
