@@ -118,6 +118,11 @@ pub(in crate::http) async fn update_table(
     TablePath(id, _): TablePath,
     Json(request): Json<UpdateTableRequest>,
 ) -> ApiResult<At<Reply<UpdateResponse>>> {
+    // LanceDB refuses it: nobody means every row by it.
+    if request.has_empty_predicate() {
+        let why = "predicate is empty; leave it away, or send `true`, to update every row";
+        return Err(Error::invalid_input(why).into());
+    }
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let update = request.into_update()?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {

@@ -45,6 +45,9 @@ pub(in crate::http) async fn add_columns(
         (query.branch, columns_of_nulls(body).await?)
     } else {
         let Json(request) = Json::<AddColumnsRequest>::from_request(request, &state).await?;
+        if request.new_columns.iter().any(AddColumnsEntry::is_computed) {
+            return Err(no_computed_columns().into());
+        }
         let columns = request.new_columns.into_iter().map(AddColumnsEntry::into_column);
         (request.branch.or(query.branch), columns.collect::<Result<_>>()?)
     };
@@ -54,6 +57,15 @@ pub(in crate::http) async fn add_columns(
     })
     .await?;
     Ok(At(made.version, Reply(Version { version: made.version })))
+}
+
+/// LanceDB fills such a column again where what it is computed from has changed.
+fn no_computed_columns() -> Error {
+    Error::Unsupported(
+        "LanceDB's computed columns are not served; those of the namespace specification, which are \
+         filled once, are: AlterTableAddColumns and AlterTableBackfillColumns"
+            .into(),
+    )
 }
 
 async fn columns_of_nulls(body: ArrowBody) -> Result<Vec<NewColumn>> {

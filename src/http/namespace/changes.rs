@@ -199,9 +199,13 @@ pub struct UpdateTableRequest {
 }
 
 impl UpdateTableRequest {
+    /// Whether there is a predicate that says nothing.
+    pub(in crate::http) fn has_empty_predicate(&self) -> bool {
+        self.predicate.as_ref().is_some_and(|predicate| predicate.trim().is_empty())
+    }
+
     /// # Errors
-    /// `InvalidInput` for what is no pair, for none, and for an empty predicate: nobody means every
-    /// row by it.
+    /// `InvalidInput` for what is no pair, and for none.
     pub(in crate::http) fn into_update(self) -> Result<RowUpdate> {
         let values = self.updates.into_iter().map(|pair| match <[String; 2]>::try_from(pair) {
             Ok([column, expression]) => Ok((column, expression)),
@@ -213,12 +217,7 @@ impl UpdateTableRequest {
         if values.is_empty() {
             return Err(Error::invalid_input("updates is empty: name what to change"));
         }
-        if self.predicate.as_ref().is_some_and(|predicate| predicate.trim().is_empty()) {
-            return Err(Error::invalid_input(
-                "predicate is empty; leave it away, or send `true`, to update every row",
-            ));
-        }
-        Ok(RowUpdate { predicate: self.predicate, values })
+        Ok(RowUpdate { predicate: self.predicate.and_then(text), values })
     }
 }
 

@@ -35,6 +35,11 @@ pub struct AddColumnsEntry {
 }
 
 impl AddColumnsEntry {
+    /// Whether an expression is to be kept with the column.
+    pub(in crate::http) fn is_computed(&self) -> bool {
+        self.computed.is_some()
+    }
+
     /// # Errors
     /// `InvalidInput` for none or several of the three; `Unsupported` for a virtual column.
     pub(in crate::http) fn into_column(self) -> Result<NewColumn> {
