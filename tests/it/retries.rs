@@ -152,3 +152,16 @@ both! {
         assert_ne!(begin("ns$t", "another").await, first);
     }
 }
+
+both! {
+    /// What is no UUID is not of these clients, and may stand on any number of requests.
+    async fn an_id_of_many_requests_is_no_key(server: TestServer) {
+        server.with_table("ns$t", 3).await;
+        let path = table("ns$t", "update/");
+        for version in [2, 3] {
+            let answer = post(&server, "trace-7", &path, one_more()).await.ok();
+            assert_eq!(answer["version"], version);
+        }
+        assert_eq!(server.values("ns$t").await, [2, 3, 4]);
+    }
+}

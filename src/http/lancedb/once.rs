@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::VERSION;
 use crate::commit::Once;
@@ -30,13 +31,15 @@ struct Answer {
     body: String,
 }
 
-/// Passes a request on once, however often it is sent. One without an id is always passed on.
+/// Passes a request on once, however often it is sent. One without an id is always passed on, and so
+/// is one whose id is no UUID, as these clients send: others give one id to many requests.
 pub(in crate::http) async fn take_effect_once(
     State(state): State<AppState>,
     request: Request,
     next: Next,
 ) -> Response {
-    if !request.headers().contains_key(REQUEST_ID) {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    if id.is_none_or(|id| Uuid::try_parse(id).is_err()) {
         return next.run(request).await;
     }
     match answer_once(state, request, next).await {
