@@ -117,6 +117,7 @@ CREATE TABLE idempotency_keys (
     key_hash      TEXT   NOT NULL PRIMARY KEY,
     body_hash     TEXT   NOT NULL,
     response      TEXT,
+    holder        UUID   NOT NULL,
     lease_us      BIGINT NOT NULL,
     expires_at_us BIGINT NOT NULL
 );
@@ -153,11 +154,11 @@ CREATE TABLE views (
 -- Shallow clones: tables that read files of another, which therefore cannot be dropped.
 CREATE TABLE clones (
     table_id       UUID   NOT NULL PRIMARY KEY REFERENCES tables (table_id) ON DELETE CASCADE,
-    source_id      UUID   NOT NULL,
-    source_branch  TEXT   NOT NULL
+    source_location TEXT  NOT NULL,
+    source_branch   TEXT  NOT NULL
 );
 
-CREATE INDEX clones_by_source ON clones (source_id);
+CREATE INDEX clones_by_source ON clones (source_location);
 
 -- Commits to several tables at once. While a row is here its versions are nobody's "latest": they
 -- are put one after the other, and then all become versions in the transaction that removes the row.

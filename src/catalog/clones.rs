@@ -1,7 +1,7 @@
 //! Tables that refer to files of others.
 
-use super::{Tx, failed, run};
-use crate::error::{Error, Result};
+use super::{Tx, failed, run, tables};
+use crate::error::Result;
 use crate::model::{Name, NamespaceId, Table, TableId};
 
 /// Notes that a table refers to files of the source's branch, and keeps the source from going until
@@ -10,20 +10,12 @@ use crate::model::{Name, NamespaceId, Table, TableId};
 /// # Errors
 /// `TableNotFound` when the source is gone.
 pub async fn insert_clone(tx: &mut Tx, clone: &Table, source: &Table) -> Result<()> {
-    const HOLD: &str = "UPDATE tables SET updated_at_us = updated_at_us WHERE table_id = $1";
-    const SQL: &str = "INSERT INTO clones (table_id, source_id, source_branch) VALUES ($1, $2, $3)";
-    let held = run!(tx, |c| sqlx::query(HOLD)
-        .bind(source.key)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))
-    .map_err(|error| failed(error, "holding the source of a clone"))?;
-    if held == 0 {
-        return Err(Error::TableNotFound(source.id.clone()));
-    }
+    const SQL: &str =
+        "INSERT INTO clones (table_id, source_location, source_branch) VALUES ($1, $2, $3)";
+    tables::hold(tx, source).await?;
     run!(tx, |c| sqlx::query(SQL)
         .bind(clone.key)
-        .bind(source.key)
+        .bind(&source.location)
         .bind(source.branch.as_str())
         .execute(c)
         .await
@@ -38,14 +30,14 @@ struct NameRow {
 }
 
 /// A table that refers to files of the source: of its branch, or of any for the main one, which all
-/// start from.
+/// start from. By the place, since a table may be deregistered and registered anew.
 pub async fn find_clone_of(tx: &mut Tx, source: &Table) -> Result<Option<TableId>> {
     const SQL: &str = "SELECT n.path, t.name FROM clones c \
         JOIN tables t ON t.table_id = c.table_id \
         JOIN namespaces n ON n.namespace_id = t.namespace_id \
-        WHERE c.source_id = $1 AND ($2 = 1 OR c.source_branch = $3) LIMIT 1";
+        WHERE c.source_location = $1 AND ($2 = 1 OR c.source_branch = $3) LIMIT 1";
     let found = run!(tx, |c| sqlx::query_as::<_, NameRow>(SQL)
-        .bind(source.key)
+        .bind(&source.location)
         .bind(i64::from(source.branch.is_main()))
         .bind(source.branch.as_str())
         .fetch_optional(c)

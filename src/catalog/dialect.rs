@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{Pools, Tx};
@@ -16,14 +16,36 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 /// How long a request waits for a connection before it is told that the catalog is busy.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a server that froze or vanished may hold: the others wait no longer for its rows, and the
+/// database gives them up by itself. Milliseconds, but for the keepalives, which are seconds.
+const POSTGRES_LIMITS: [(&str, &str); 5] = [
+    ("idle_in_transaction_session_timeout", "15000"),
+    ("lock_timeout", "20000"),
+    ("tcp_keepalives_idle", "15"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
+/// Codes of PostgreSQL for what may go well the next time: a deadlock, a failed serialization, a wait
+/// for a lock or a statement that took too long, a transaction that was given up, a shutdown.
+const PASSING: [&str; 7] = ["40P01", "40001", "55P03", "57014", "25P03", "57P01", "57P02"];
+
+/// Whether what failed may go well the next time. Nothing of its transaction was kept.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.code().is_some_and(|code| PASSING.contains(&code.as_ref()))
+}
+
 /// Connecting is where the two differ most: a file that is made if absent, with one writer and a
 /// log beside it, against a server with a pool.
 pub(super) async fn open(url: &str) -> Result<Pools> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| Error::invalid_input(format!("the database URL is wrong: {error}")))?
+            .options(POSTGRES_LIMITS);
         let pool = PgPoolOptions::new()
             .max_connections(20)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect(url)
+            .connect_with(options)
             .await
             .map_err(|error| unreachable(&error))?;
         return Ok(Pools::Postgres(pool));

@@ -179,6 +179,10 @@ fn failed(error: sqlx::Error, doing: &'static str) -> Error {
             tracing::warn!(%error, "the catalog database does not answer");
             Error::ServiceUnavailable("the catalog database does not answer".into())
         }
+        passing if dialect::is_passing(passing) => {
+            tracing::warn!(%error, doing, "the catalog database is busy");
+            Error::ServiceUnavailable("the catalog database is busy; try again".into())
+        }
         _ => Error::internal(doing, error),
     }
 }

@@ -349,6 +349,21 @@ pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
     ensure_one(deleted, &table.id)
 }
 
+/// Keeps the table from going until the transaction ends.
+///
+/// # Errors
+/// `TableNotFound` when it is gone.
+pub async fn hold(tx: &mut Tx, table: &Table) -> Result<()> {
+    const SQL: &str = "UPDATE tables SET updated_at_us = updated_at_us WHERE table_id = $1";
+    let held = run!(tx, |c| sqlx::query(SQL)
+        .bind(table.key)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(|error| failed(error, "holding a table"))?;
+    ensure_one(held, &table.id)
+}
+
 /// When the table of this name was made, in microseconds since the Unix epoch.
 pub async fn find_creation(tx: &mut Tx, id: &TableId) -> Result<Option<i64>> {
     const SQL: &str = "SELECT t.created_at_us \

@@ -98,8 +98,16 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
 pub async fn insert_upload_file(tx: &mut Tx, upload: Uuid, path: &str) -> Result<()> {
     const SQL: &str =
         "INSERT INTO upload_files (upload_id, path) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    run!(tx, |c| sqlx::query(SQL).bind(upload).bind(path).execute(c).await.map(drop))
-        .map_err(|error| failed(error, "noting a file of an upload"))
+    run!(tx, |c| sqlx::query(SQL).bind(upload).bind(path).execute(c).await.map(drop)).map_err(
+        |error| {
+            if is_foreign_key_violation(&error) {
+                return Error::InvalidTableState(
+                    "the upload expired, or its table was dropped, while it was received".into(),
+                );
+            }
+            failed(error, "noting a file of an upload")
+        },
+    )
 }
 
 /// Notes that all of an upload stands in storage. Answers whether the upload was still there: it

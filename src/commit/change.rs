@@ -31,8 +31,8 @@ pub struct Made<T> {
     pub transaction_id: Option<String>,
 }
 
-/// Keeps a commit off a version that a batch is about to make: Lance would rebase over it and build
-/// on what may yet be taken back.
+/// Keeps a commit off a table that is gone, and off a version that a batch is about to make: Lance
+/// would rebase over it and build on what may yet be taken back.
 struct Batches {
     engine: Engine,
     table: Table,
@@ -48,6 +48,10 @@ impl std::fmt::Debug for Batches {
 impl Fence for Batches {
     async fn check(&self, version: u64) -> Result<()> {
         let mut tx = self.engine.catalog.read().await?;
+        // What is put for a table that was dropped stands where nobody looks.
+        if tables::find_table_by_key(&mut tx, self.table.key).await?.is_none() {
+            return Err(Error::TableNotFound(self.table.id.clone()));
+        }
         match batches::find_intent(&mut tx, &self.table).await? {
             None => Ok(()),
             Some(_) => Err(Error::conflict(Conflict {

@@ -95,7 +95,7 @@ impl Engine {
             Err(error) => {
                 let error = self.unless_gone(&source, error).await;
                 if error.is_certainly_not_committed() {
-                    self.remove_folder(&folder).await;
+                    self.remove_unfinished(&folder).await;
                 }
                 Err(error)
             }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{CommitRequest, Engine, NewLocation, OnConflict};
 use crate::catalog::{namespaces, removals, tables, versions, views};
-use crate::error::{Error, Result};
+use crate::error::{Conflict, Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
 use crate::model::{
     Branch, Caller, InsertMode, Origin, Properties, Staged, Table, TableId, TableState,
@@ -229,9 +229,17 @@ impl Engine {
             Ok(created) => Ok(created),
             Err(error) => {
                 if error.is_certainly_not_committed() {
-                    self.remove_folder(&folder).await;
+                    self.remove_unfinished(&folder).await;
                 }
                 match (mode, error) {
+                    // Whose rows are to stay nobody can say; sent again, these are.
+                    (CreateMode::Overwrite, Error::TableAlreadyExists(_)) => {
+                        Err(Error::conflict(Conflict {
+                            message: format!("another made table '{id}' meanwhile"),
+                            retryable: true,
+                            ..Conflict::default()
+                        }))
+                    }
                     // It is there now, which is all that was asked for.
                     (CreateMode::ExistOk, Error::TableAlreadyExists(_)) => {
                         let table = {

@@ -146,6 +146,13 @@ type Line = (Uuid, Branch);
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Turns {
+    /// The branches of a table, beside the main one, at which somebody is now.
+    fn branches_at_work(&self, table: Uuid) -> Vec<Branch> {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = turns.keys().filter(|(key, branch)| *key == table && !branch.is_main());
+        lines.map(|(_, branch)| branch.clone()).collect()
+    }
+
     async fn take(&self, table: &Table) -> tokio::sync::OwnedMutexGuard<()> {
         let line = (table.key, table.branch.clone());
         let turn = {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::once::Attempt;
 use super::{CommitRequest, Engine, OnConflict, Once};
-use crate::catalog::{Tx, idempotency, multipart, uploads};
+use crate::catalog::{Tx, idempotency, multipart, tables, uploads};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, WriteMode, WriteOptions};
 use crate::model::{Caller, InsertMode, MultipartState, MultipartWrite, Part, Properties, Table};
@@ -163,6 +163,8 @@ impl Engine {
         attempt: Attempt,
     ) -> Result<Closed> {
         let mut tx = self.catalog.write().await?;
+        // In the order in which a drop takes the rows, or the two would wait for each other.
+        tables::hold(&mut tx, table).await?;
         let closed = multipart::close_session(&mut tx, session, newest, self.now_us()).await?;
         let found = multipart::find_session(&mut tx, table, session).await?;
         if let Some(version) = found.as_ref().and_then(|found| found.version) {
@@ -200,7 +202,7 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         multipart::finish_session(&mut tx, session, version, keep_until_us).await?;
         // From here on the row of the session answers.
-        idempotency::release_key(&mut tx, once.key_hash()).await?;
+        idempotency::release_key(&mut tx, once.key_hash(), once.holder()).await?;
         tx.commit().await
     }
 

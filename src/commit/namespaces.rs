@@ -1,5 +1,7 @@
 //! Making and dropping namespaces.
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
 use crate::catalog::{namespaces, removals, tables};
@@ -65,6 +67,10 @@ impl Engine {
                 }
             };
         };
+        let _turns = match if_exists {
+            IfExists::Replace => self.turns_within(id).await?,
+            IfExists::Fail | IfExists::Keep => Vec::new(),
+        };
         let mut tx = self.catalog.write().await?;
         let parent = namespaces::get_namespace(&mut tx, &parent_id).await?;
         let mut dropped = Vec::new();
@@ -117,6 +123,10 @@ impl Engine {
         if id.is_root() {
             return Err(Error::invalid_input("the root namespace cannot be dropped"));
         }
+        let _turns = match behavior {
+            Behavior::Cascade => self.turns_within(id).await?,
+            Behavior::Restrict => Vec::new(),
+        };
         let mut tx = self.catalog.write().await?;
         let Some(namespace) = namespaces::find_namespace(&mut tx, id).await? else {
             return match if_missing {
@@ -133,6 +143,22 @@ impl Engine {
         self.remove_folders(&dropped).await;
         tracing::info!(namespace.id = %id, %caller, tables = dropped.len(), "dropped namespace");
         Ok(Some(namespace.properties))
+    }
+
+    /// Waits for the changes that are at tables which are about to go with their namespace.
+    async fn turns_within(&self, id: &NamespaceId) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let mut found = Vec::new();
+        {
+            let mut tx = self.catalog.read().await?;
+            let Some(root) = namespaces::find_namespace(&mut tx, id).await? else {
+                return Ok(Vec::new());
+            };
+            found.extend(tables::list_for_drop(&mut tx, &root).await?);
+            for namespace in namespaces::list_descendants(&mut tx, id).await? {
+                found.extend(tables::list_for_drop(&mut tx, &namespace).await?);
+            }
+        }
+        self.turns_of_all(found).await
     }
 
     /// Deletes the rows of all that a namespace holds, and notes the folders to remove.

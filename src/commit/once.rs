@@ -43,6 +43,8 @@ pub struct Once {
     body_hash: String,
     kept: Duration,
     patience: Duration,
+    /// Who holds the key, among those that were sent the same request.
+    holder: Uuid,
 }
 
 /// What is to be done for a key that was taken.
@@ -63,6 +65,7 @@ impl Once {
             body_hash: hash(body),
             kept: KEPT,
             patience: PATIENCE,
+            holder: Uuid::now_v7(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Once {
             body_hash,
             kept: KEPT_FOR_REQUEST,
             patience: PATIENCE_FOR_LANCEDB,
+            holder: Uuid::now_v7(),
         }
     }
 
@@ -96,6 +100,7 @@ impl Once {
             body_hash: String::new(),
             kept: KEPT,
             patience: PATIENCE_FOR_LANCEDB,
+            holder: Uuid::now_v7(),
         }
     }
 
@@ -106,6 +111,15 @@ impl Once {
 
     pub(super) fn key_hash(&self) -> &str {
         &self.key_hash
+    }
+
+    pub(super) fn holder(&self) -> Uuid {
+        self.holder
+    }
+
+    /// How long the answer is kept.
+    pub(super) fn kept(&self) -> Duration {
+        self.kept
     }
 }
 
@@ -144,7 +158,7 @@ impl Engine {
     async fn keep_answer<T: Serialize>(&self, once: &Once, answer: &T) -> Result<()> {
         let answer = Self::answer_to_keep(answer)?;
         let mut tx = self.catalog.write().await?;
-        idempotency::finish_key(&mut tx, &once.key_hash, &answer).await?;
+        idempotency::finish_key(&mut tx, &once.key_hash, &answer, self.after_us(once.kept)).await?;
         tx.commit().await
     }
 
@@ -181,6 +195,7 @@ impl Engine {
                     &mut tx,
                     &once.key_hash,
                     &once.body_hash,
+                    once.holder,
                     self.now_us(),
                     self.after_us(LEASE),
                     self.after_us(once.kept),
@@ -240,7 +255,7 @@ impl Engine {
     async fn extend_lease(&self, once: &Once, lease_us: i64) {
         let extended = async {
             let mut tx = self.catalog.write().await?;
-            idempotency::extend_lease(&mut tx, &once.key_hash, lease_us).await?;
+            idempotency::extend_lease(&mut tx, &once.key_hash, once.holder, lease_us).await?;
             tx.commit().await
         };
         if let Err(error) = extended.await {
@@ -250,7 +265,7 @@ impl Engine {
 
     pub(super) async fn release(&self, once: &Once) -> Result<()> {
         let mut tx = self.catalog.write().await?;
-        idempotency::release_key(&mut tx, &once.key_hash).await?;
+        idempotency::release_key(&mut tx, &once.key_hash, once.holder).await?;
         tx.commit().await
     }
 }

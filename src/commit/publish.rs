@@ -456,7 +456,8 @@ impl Engine {
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             uploads::end_claim(&mut tx, &outcome.transaction_id, UploadState::Committed).await?;
             if let Some(once) = once {
-                idempotency::finish_key(&mut tx, once.key_hash(), &answer).await?;
+                let until_us = self.after_us(once.kept());
+                idempotency::finish_key(&mut tx, once.key_hash(), &answer, until_us).await?;
             }
             tx.commit().await
         };

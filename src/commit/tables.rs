@@ -132,7 +132,7 @@ impl Engine {
     /// # Errors
     /// `TableNotFound`, `InvalidTableState` for one of which there is a shallow clone.
     pub async fn drop_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
-        let _turn = self.turn_of(id).await?;
+        let _turns = self.turns_of(id).await?;
         let mut tx = self.catalog.write().await?;
         let table = tables::get_table(&mut tx, id).await?;
         removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
@@ -150,6 +150,36 @@ impl Engine {
         let mut tx = self.catalog.read().await?;
         let created_us = tables::find_creation(&mut tx, id).await?;
         Ok(created_us.is_none_or(|created_us| created_us >= time_us))
+    }
+
+    /// As [`Self::turn_of`], for the table's branches too.
+    async fn turns_of(&self, id: &TableId) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let table = {
+            let mut tx = self.catalog.read().await?;
+            tables::get_table(&mut tx, id).await?
+        };
+        self.turns_of_all(vec![table]).await
+    }
+
+    /// Waits for the changes and the batches that are at tables which are about to go.
+    pub(super) async fn turns_of_all(
+        &self,
+        tables: Vec<Table>,
+    ) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let mut lines: Vec<Table> = Vec::new();
+        for table in tables {
+            for branch in self.turns.branches_at_work(table.key) {
+                lines.push(Table { branch, ..table.clone() });
+            }
+            lines.push(table);
+        }
+        // The same order for everyone, or two would wait for each other.
+        lines.sort_by_key(|table| (table.key, table.branch.clone()));
+        let mut turns = Vec::new();
+        for line in &lines {
+            turns.push(self.turn(line).await?);
+        }
+        Ok(turns)
     }
 
     /// Waits for the changes and the batches that are at a table which is about to go.
@@ -178,6 +208,20 @@ impl Engine {
         tx.commit().await?;
         tracing::info!(table.id = %id, new_id = %new_id, %caller, "renamed table");
         Ok(())
+    }
+
+    /// Removes the folder of a table that came to nothing. The sweep may have done so before, and
+    /// more may have been written since, so that it is noted once more.
+    pub(super) async fn remove_unfinished(&self, folder: &Location) {
+        let noted = async {
+            let mut tx = self.catalog.write().await?;
+            removals::insert_removal(&mut tx, folder.as_str(), self.now_us()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(location = %folder, %error, "could not note a folder for removal");
+        }
+        self.remove_folder(folder).await;
     }
 
     /// Removes a folder that is noted for removal, if nobody else is at it. A failure leaves the

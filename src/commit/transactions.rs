@@ -7,7 +7,7 @@ use super::Engine;
 use crate::catalog::batches::{self, BatchState};
 use crate::catalog::{Tx, jobs, tables, transactions};
 use crate::error::{Conflict, Error, Result};
-use crate::model::{Caller, JobState, Properties};
+use crate::model::{Caller, JobState, NamespaceId, Properties, Table};
 
 /// A transaction as callers see it.
 #[derive(Debug, Clone)]
@@ -74,9 +74,13 @@ const MAX_ALTERATIONS: usize = 1_000;
 impl Engine {
     /// # Errors
     /// `TransactionNotFound`, also for one that was committed past this server.
-    pub async fn describe_transaction(&self, id: &str) -> Result<Transaction> {
+    pub async fn describe_transaction(
+        &self,
+        within: &NamespaceId,
+        id: &str,
+    ) -> Result<Transaction> {
         let mut tx = self.catalog.read().await?;
-        find(&mut tx, id).await.map(|(_, found)| found)
+        find(&mut tx, within, id).await.map(|(_, found)| found)
     }
 
     /// Makes all of the changes or none.
@@ -86,13 +90,14 @@ impl Engine {
     /// change fails at; `ConcurrentModification` when another altered it at the same time.
     pub async fn alter_transaction(
         &self,
+        within: &NamespaceId,
         id: &str,
         alterations: &[Alteration],
         caller: &Caller,
     ) -> Result<Transaction> {
         check_alterations(alterations)?;
         let mut tx = self.catalog.write().await?;
-        let (kept, before) = find(&mut tx, id).await?;
+        let (kept, before) = find(&mut tx, within, id).await?;
         let mut after = before.clone();
         for alteration in alterations {
             alter(&mut after, alteration)?;
@@ -127,7 +132,7 @@ impl Engine {
         }
         tx.commit().await?;
         tracing::info!(transaction.id = id, %caller, "altered a transaction");
-        self.describe_transaction(id).await
+        self.describe_transaction(within, id).await
     }
 }
 
@@ -158,8 +163,9 @@ fn bytes_of(properties: &Properties) -> usize {
     properties.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
-/// Jobs first, because their ids are ours; then what made versions; then batches.
-async fn find(tx: &mut Tx, id: &str) -> Result<(Kept, Transaction)> {
+/// Jobs first, because their ids are ours; then what made versions; then batches. What is on tables
+/// outside the namespace is as good as not there, and so is a batch, which may be on any.
+async fn find(tx: &mut Tx, within: &NamespaceId, id: &str) -> Result<(Kept, Transaction)> {
     let key = Uuid::parse_str(id).ok();
     if let Some(key) = key
         && let Some(job) = jobs::find_job(tx, key).await?
@@ -173,7 +179,7 @@ async fn find(tx: &mut Tx, id: &str) -> Result<(Kept, Transaction)> {
             ("created_at_millis", Some((job.created_at_us / 1_000).to_string())),
             ("updated_at_millis", Some((job.updated_at_us / 1_000).to_string())),
         ]);
-        known.extend(table_name(tx, job.table_key).await?);
+        known.extend(table_name(tx, within, id, job.table_key).await?);
         let found = Transaction { state: job.state, known, properties: job.properties };
         return Ok((Kept::Job(key), found));
     }
@@ -186,11 +192,12 @@ async fn find(tx: &mut Tx, id: &str) -> Result<(Kept, Transaction)> {
             ("committed_by", made.committed_by),
             ("committed_at_millis", Some((made.committed_at_us / 1_000).to_string())),
         ]);
-        known.extend(table_name(tx, made.table_key).await?);
+        known.extend(table_name(tx, within, id, made.table_key).await?);
         let found = Transaction { state: JobState::Succeeded, known, properties: made.properties };
         return Ok((Kept::Version, found));
     }
     if let Some(key) = key
+        && within.is_root()
         && let Some(batch) = batches::find_batch(tx, key).await?
     {
         let state = match batch.state {
@@ -212,11 +219,26 @@ fn told<const N: usize>(pairs: [(&str, Option<String>); N]) -> Properties {
     pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
-/// The table by its name, as JSON, since no delimiter is right for every caller.
-async fn table_name(tx: &mut Tx, key: Uuid) -> Result<Option<(String, String)>> {
+/// The table by its name within the namespace, as JSON, since no delimiter is right for every caller.
+///
+/// # Errors
+/// `TransactionNotFound` when the table is not within the namespace.
+async fn table_name(
+    tx: &mut Tx,
+    within: &NamespaceId,
+    id: &str,
+    key: Uuid,
+) -> Result<Option<(String, String)>> {
     let table = tables::find_table_by_key(tx, key).await?;
-    Ok(table
-        .map(|table| ("table".to_owned(), serde_json::Value::from(table.id.to_list()).to_string())))
+    let is_within = |table: &Table| within.holds(&table.id.namespace);
+    if !within.is_root() && !table.as_ref().is_some_and(is_within) {
+        return Err(Error::TransactionNotFound(id.into()));
+    }
+    let depth = within.to_list().len();
+    Ok(table.map(|table| {
+        let names: Vec<String> = table.id.to_list().into_iter().skip(depth).collect();
+        ("table".to_owned(), serde_json::Value::from(names).to_string())
+    }))
 }
 
 fn alter(transaction: &mut Transaction, alteration: &Alteration) -> Result<()> {

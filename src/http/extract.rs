@@ -76,6 +76,10 @@ impl<S: Sync> FromRequestParts<S> for Database {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let text = |name| match parts.headers.get(name).map(|value| value.to_str()) {
+            // A proxy may have added one: nobody can say which is meant.
+            _ if parts.headers.get_all(name).iter().count() > 1 => {
+                Err(Error::invalid_input(format!("the header {name} stands there twice")))
+            }
             None => Ok(""),
             Some(Ok(text)) => Ok(text.trim_matches('/')),
             Some(Err(_)) => Err(Error::invalid_input(format!("the header {name} is not text"))),

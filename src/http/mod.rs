@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::catalog::Catalog;
-use crate::commit::{Engine, Home};
+use crate::commit::{Behavior, Engine, Home, IfMissing};
 use crate::error::{Error, Result};
 use crate::lake::Lake;
 use crate::model::{Caller, NamespaceId, TableId};
@@ -77,12 +77,29 @@ impl AppState {
         }
     }
 
-    /// Makes sure that something can be put into the database.
-    async fn open_database(&self, database: &Database, caller: &Caller) -> Result<()> {
-        match (database.namespace(), self.unknown_databases) {
-            (Some(id), UnknownDatabases::Made) => self.engine.make_if_missing(&id, caller).await,
-            _ => Ok(()),
+    /// Puts something into a database. Where the database is what is missing, it is made, and `work`
+    /// is done again; if that fails too, the database goes again.
+    async fn put_into<T, F: Future<Output = Result<T>>>(
+        &self,
+        database: &Database,
+        caller: &Caller,
+        work: impl Fn() -> F,
+    ) -> Result<T> {
+        let missing = match work().await {
+            Err(Error::NamespaceNotFound(id)) if database.namespace().as_ref() == Some(&id) => id,
+            outcome => return outcome,
+        };
+        if self.unknown_databases == UnknownDatabases::Refused {
+            return Err(Error::NamespaceNotFound(missing));
         }
+        self.engine.make_if_missing(&missing, caller).await?;
+        let outcome = work().await;
+        if outcome.is_err() {
+            let (missing_too, holds) = (IfMissing::Skip, Behavior::Restrict);
+            // It stays when others have put something into it meanwhile.
+            let _ = self.engine.drop_namespace(&missing, missing_too, holds, caller).await;
+        }
+        outcome
     }
 }
 

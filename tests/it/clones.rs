@@ -126,3 +126,18 @@ both! {
         server.assert_unchanged(&before, "bad clones").await;
     }
 }
+
+both! {
+    /// What a clone reads is a place, whatever name leads there.
+    async fn another_name_for_the_source_does_not_drop_it(server: TestServer) {
+        let source = with_source(&server).await;
+        clone(&server, "c", json!({"source_location": source})).await.ok();
+        server.post("/v1/table/t/deregister", json!({})).await.ok();
+        let place = json!({"location": source});
+        server.post("/v1/table/u/register", place).await.ok();
+        assert_error(&server.post_empty("/v1/table/u/drop/").await, 400, INVALID_TABLE_STATE);
+        assert_eq!(server.values("c").await, [1, 2, 3]);
+        server.post_empty("/v1/table/c/drop/").await.ok();
+        server.post_empty("/v1/table/u/drop/").await.ok();
+    }
+}

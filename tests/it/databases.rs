@@ -79,6 +79,15 @@ both! {
         assert_eq!(one.post("/v1/jobs/list", json!({})).await.ok()["jobs"], json!([]));
         assert_error(&one.post("/v1/jobs/describe", json!({"job_id": job})).await, 404, TRANSACTION_NOT_FOUND);
         assert_eq!(two.post("/v1/jobs/list", json!({})).await.ok()["jobs"][0]["table"], "u");
+        let path = format!("/v1/transaction/{}/describe", job.as_str().expect("a job"));
+        let told = two.post(&path, json!({})).await.ok();
+        assert_eq!(told["properties"]["table"], r#"["u"]"#);
+        assert_error(&one.post(&path, json!({})).await, 404, TRANSACTION_NOT_FOUND);
+        let cancel = json!({"actions": [{"setPropertyAction": {"key": "a", "value": "b"}}]});
+        let path = path.replace("describe", "alter");
+        assert_error(&one.post(&path, cancel).await, 404, TRANSACTION_NOT_FOUND);
+        let twice = server.request(Method::GET, "/v1/table/").header("x-lancedb-database", "one");
+        assert_error(&two.send(twice).await, 400, INVALID_INPUT);
         let location = two.post("/v1/table/u/describe/", json!({})).await.ok()["location"].clone();
         let stolen = one.post("/v1/table/c/clone", json!({"source_location": location})).await;
         assert_error(&stolen, 400, INVALID_INPUT);
@@ -140,6 +149,14 @@ both! {
         assert_eq!(cut.status, 400, "{}", cut.text());
         let location = json!({"source_location": "file:///nowhere/t.lance"});
         assert_error(&client.post("/v1/table/c/clone", location).await, 400, INVALID_INPUT);
+        for (path, body, status) in [
+            ("/v1/table/t/declare", json!({"location": "file:///elsewhere/t"}), 400),
+            ("/v1/table/t/register", json!({"location": "file:///elsewhere/t"}), 400),
+            ("/v1/namespace/a$b/create", json!({}), 404),
+        ] {
+            let reply = client.post(path, body).await;
+            assert_eq!(reply.status, status, "{path}: {}", reply.text());
+        }
         assert_eq!(server.get("/v1/namespace/$/list").await.ok()["namespaces"], json!([]));
         assert!(server.files().is_empty(), "{:?}", server.files());
     }

@@ -80,7 +80,10 @@ both! {
         assert!(again.text().contains("already exists"), "{}", again.text());
         let path = format!("{}?mode=exist_ok", slash("t", "create"));
         let kept = server.post_arrow(&path, ipc(&[batch_ab(0..1)])).await;
-        assert_eq!(kept.ok()["version"], 1);
+        // The client compares the schemas then.
+        assert_error(&kept, 400, TABLE_ALREADY_EXISTS);
+        assert!(kept.text().contains("already exists"), "{}", kept.text());
+        assert_eq!(server.count("t").await, 3);
         let tag = json!({"tag": "first", "version": 1});
         server.post(&slash("t", "tags/create"), tag.clone()).await.ok();
         assert_error(&server.post(&slash("t", "tags/create"), tag).await, 400, TABLE_TAG_ALREADY_EXISTS);
@@ -301,6 +304,10 @@ both! {
     async fn a_table_is_renamed_and_dropped(server: TestServer) {
         with_t(&server).await;
         server.create_namespace("ns").await;
+        for name in ["", "my table", "../db/x"] {
+            let reply = server.post(&slash("t", "rename"), json!({"new_table_name": name})).await;
+            assert_error(&reply, 400, INVALID_INPUT);
+        }
         server.post(&slash("t", "rename"), json!({"new_table_name": "u"})).await.ok();
         let moved = json!({"new_table_name": "v", "new_namespace": ["ns"]});
         server.post(&slash("u", "rename"), moved).await.ok();

@@ -4,6 +4,7 @@ use axum::Json as Reply;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
+use super::tables::check_nameable;
 use super::{At, multipart};
 use crate::commit::{CreateMode, InsertMode, NewLocation, NewTable};
 use crate::error::{Error, Result};
@@ -41,13 +42,19 @@ pub(in crate::http) async fn create_table(
         ("exist_ok", CreateMode::ExistOk),
     ];
     let mode = one_of("mode", query.mode.as_deref(), &modes, CreateMode::Create)?;
+    check_nameable(&id)?;
     let batches = body.into_batches().await?;
     check_schema(&batches)?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let (location, properties) = (NewLocation::Own, Properties::new());
         let home = state.home_in(&database, &id);
         let new = NewTable { id: &id, mode, location, properties, home };
-        state.engine.create_table(new, batches, &caller).await
+        let created = state.engine.create_table(new, batches, &caller).await?;
+        // The client then looks itself whether it is what was meant.
+        if mode == CreateMode::ExistOk && created.transaction_id.is_none() {
+            return Err(Error::TableAlreadyExists(id));
+        }
+        Ok(created)
     })
     .await?;
     Ok(At(created.version, Reply(Version { version: created.version })))

@@ -10,6 +10,7 @@ use super::data::Version;
 use crate::catalog::namespaces as namespace_rows;
 use crate::catalog::tables::{self as rows, Shown};
 use crate::commit::CloneSource;
+use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Database, Json, Query, TablePath};
@@ -27,6 +28,17 @@ const MAX_NAME_BYTES: usize = 128;
 pub(in crate::http) fn is_nameable(name: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.len() <= MAX_NAME_BYTES && name.chars().all(known)
+}
+
+/// # Errors
+/// `InvalidInput` for a new name that these clients could not use.
+pub(super) fn check_nameable(id: &TableId) -> Result<()> {
+    if is_nameable(id.name.as_str()) {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "the name of a table has at most {MAX_NAME_BYTES} letters, digits, '.', '_' and '-'"
+    )))
 }
 
 #[derive(Serialize)]
@@ -136,6 +148,7 @@ pub(in crate::http) async fn clone_table(
     TablePath(id, database): TablePath,
     Json(request): Json<CloneTableRequest>,
 ) -> ApiResult<At<Reply<Version>>> {
+    check_nameable(&id)?;
     let depth = if request.is_shallow == Some(false) { Depth::Deep } else { Depth::Shallow };
     let version = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let source = CloneSource {
@@ -170,6 +183,7 @@ pub(in crate::http) async fn rename_table(
         None => id.namespace.clone(),
     };
     let new_id = TableId { namespace, name: Name::new(request.new_table_name)? };
+    check_nameable(&new_id)?;
     state.engine.rename_table(&id, &new_id, &caller).await?;
     Ok(Reply(Value::Object(serde_json::Map::new())))
 }

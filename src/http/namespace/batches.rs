@@ -168,9 +168,6 @@ pub async fn batch_commit_tables(
     for operation in request.operations {
         changes.push(operation.into_change(&state, &database).await?);
     }
-    if changes.iter().any(|change| matches!(change, TableChange::Declare { .. })) {
-        state.open_database(&database, &caller).await?;
-    }
     let (batch, done) = commit(&state, changes, caller).await?;
     let transaction_id = batch.to_string();
     let results = done.into_iter().map(|changed| result(&state, &database, changed)).collect();

@@ -58,10 +58,8 @@ pub async fn create_namespace(
         [("Create", IfExists::Fail), ("ExistOk", IfExists::Keep), ("Overwrite", IfExists::Replace)];
     let mode = one_of("mode", request.mode.as_deref(), &modes, IfExists::Fail)?;
     let properties = request.properties.unwrap_or_default();
-    if database.namespace().is_some_and(|root| root != id) {
-        state.open_database(&database, &caller).await?;
-    }
-    let properties = state.engine.create_namespace(&id, mode, properties, &caller).await?;
+    let create = || state.engine.create_namespace(&id, mode, properties.clone(), &caller);
+    let properties = state.put_into(&database, &caller, create).await?;
     Ok(Reply(CreateNamespaceResponse { properties, ..Default::default() }))
 }
 

@@ -176,8 +176,8 @@ pub async fn declare_table(
     let id = path.matching(request.envelope.id.as_deref())?;
     let location = request.location.as_deref().map_or(NewLocation::Own, NewLocation::At);
     let properties = request.properties.unwrap_or_default();
-    state.open_database(&database, &caller).await?;
-    let table = state.engine.declare_table(&id, location, properties, &caller).await?;
+    let declare = || state.engine.declare_table(&id, location, properties.clone(), &caller);
+    let table = state.put_into(&database, &caller, declare).await?;
     Ok(Reply(DeclareTableResponse::of(&state, table)))
 }
 
@@ -217,9 +217,9 @@ pub async fn register_table(
     let modes = [("Create", RegisterMode::Create), ("Overwrite", RegisterMode::Overwrite)];
     let mode = one_of("mode", request.mode.as_deref(), &modes, RegisterMode::Create)?;
     let properties = request.properties.unwrap_or_default();
-    state.open_database(&database, &caller).await?;
-    let table =
-        state.engine.register_table(&id, &request.location, mode, properties, &caller).await?;
+    let (engine, location) = (&state.engine, &request.location);
+    let register = || engine.register_table(&id, location, mode, properties.clone(), &caller);
+    let table = state.put_into(&database, &caller, register).await?;
     Ok(Reply(RegisterTableResponse {
         location: table.location,
         properties: table.properties,

@@ -9,7 +9,7 @@ use crate::commit::{Alteration, IfAbsent, IfThere, Transaction};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{Json, ObjectId, TransactionPath, one_of};
+use crate::http::extract::{Database, Json, ObjectId, TransactionPath, one_of};
 use crate::http::openapi::{Context, Envelope, object, objects};
 use crate::model::{Caller, JobState, Properties};
 
@@ -46,11 +46,13 @@ impl From<Transaction> for DescribeTransactionResponse {
 pub async fn describe_transaction(
     State(state): State<AppState>,
     _caller: Caller,
+    database: Database,
     path: TransactionPath,
     Json(request): Json<DescribeTransactionRequest>,
 ) -> ApiResult<Reply<DescribeTransactionResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
-    Ok(Reply(state.engine.describe_transaction(&id).await?.into()))
+    let within = database.namespace().unwrap_or_default();
+    Ok(Reply(state.engine.describe_transaction(&within, &id).await?.into()))
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -150,6 +152,7 @@ pub struct AlterTransactionResponse {
 pub async fn alter_transaction(
     State(state): State<AppState>,
     caller: Caller,
+    database: Database,
     path: TransactionPath,
     Json(request): Json<AlterTransactionRequest>,
 ) -> ApiResult<Reply<AlterTransactionResponse>> {
@@ -159,7 +162,8 @@ pub async fn alter_transaction(
     if alterations.is_empty() {
         return Err(Error::invalid_input("actions is empty: name what to alter").into());
     }
-    let altered = state.engine.alter_transaction(&id, &alterations, &caller).await?;
+    let within = database.namespace().unwrap_or_default();
+    let altered = state.engine.alter_transaction(&within, &id, &alterations, &caller).await?;
     let DescribeTransactionResponse { context, status, properties } = altered.into();
     Ok(Reply(AlterTransactionResponse { context, status, properties }))
 }

@@ -113,7 +113,6 @@ pub async fn create_materialized_view(
     let id = path.matching(request.envelope.id.as_deref())?;
     let mut view = request.into_view().await?;
     view.source = database.holds_table(view.source);
-    state.open_database(&database, &caller).await?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.create_view(&id, &view, &caller).await
     })
