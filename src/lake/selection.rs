@@ -155,12 +155,21 @@ impl Snapshot {
     }
 
     /// # Errors
-    /// `TableColumnNotFound` with the names of what is there.
+    /// `TableColumnNotFound` with the names of what is there; `InvalidInput` for a path through a
+    /// list.
     pub(super) fn check_column(&self, path: &str) -> Result<()> {
-        if self.dataset.schema().field(path).is_some() {
-            return Ok(());
+        let fields = self.dataset.schema().resolve(path);
+        let Some([parents @ .., _]) = fields.as_deref() else {
+            return Err(self.no_column(path));
+        };
+        if let Some(list) = parents.iter().find(|field| !field.logical_type.is_struct()) {
+            let path: String = path.chars().take(200).collect();
+            return Err(Error::invalid_input(format!(
+                "the path '{path}' leads into '{}', which is no struct: name the list as a whole",
+                list.name
+            )));
         }
-        Err(self.no_column(path))
+        Ok(())
     }
 
     pub(super) fn no_column(&self, path: &str) -> Error {
