@@ -221,10 +221,8 @@ both! {
         let of = item(vectors.data_type().clone());
         let lists = ListArray::new(of, OffsetBuffer::from_lengths([2]), Arc::new(vectors), None);
         server.create("ns$t", &batch(&[("mv", Arc::new(lists) as ArrayRef)])).await;
-        for column in ["mv.item", "mv.item.item"] {
-            let reply = ask(&server, "ns$t", json!({"columns": [column]})).await;
-            assert_invalid(&reply, "mv");
-        }
+        let reply = ask(&server, "ns$t", json!({"columns": ["mv.item"]})).await;
+        assert_invalid(&reply, "mv");
         let reply = ask(&server, "ns$t", json!({"columns": ["mv"]})).await;
         assert_eq!(row_count(&read_file(&reply.raw)), 1);
     }
