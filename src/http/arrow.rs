@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
-use crate::lake::Batches;
+use crate::lake::{Batches, unstorable};
 
 /// The content type of an Arrow IPC stream.
 pub const STREAM_TYPE: &str = "application/vnd.apache.arrow.stream";
@@ -600,10 +600,10 @@ fn row_bytes(field: &Field, depth: usize, fields: &mut usize) -> Result<u64> {
     if depth > MAX_DEPTH {
         return refused(format!("is nested more than {MAX_DEPTH} deep"));
     }
+    if let Some(why) = unstorable(field) {
+        return refused(why);
+    }
     let bytes = match field.data_type() {
-        DataType::FixedSizeBinary(width) | DataType::FixedSizeList(_, width) if *width < 1 => {
-            return refused(format!("has a fixed size of {width}; it must be at least 1"));
-        }
         DataType::FixedSizeBinary(width) => u64::from(width.unsigned_abs()),
         DataType::FixedSizeList(item, width) => {
             row_bytes(item, depth + 1, fields)?.saturating_mul(u64::from(width.unsigned_abs()))

@@ -13,6 +13,7 @@ use lance::io::exec::Planner;
 use lance_core::is_system_column;
 
 use super::alter::{TERMS, find_field};
+use super::storable::{check_metadata, check_type};
 use super::{Changed, Location, Snapshot, expression, failure};
 use crate::error::{Error, Result};
 
@@ -22,7 +23,7 @@ pub(super) const COMPUTED_KEY: &str = "tiltyard:computed";
 const MAX_NEW_COLUMNS: usize = 1_000;
 const MAX_NAME_BYTES: usize = 1_024;
 /// Columns that a search answers beside those of the table.
-const RANKS: [&str; 2] = ["_distance", "_score"];
+const RANKS: [&str; 4] = ["_distance", "_score", "_doc_index", "query_index"];
 
 /// Where the values of a new column come from. The expressions are SQL over the table's columns.
 #[derive(Debug, Clone)]
@@ -139,6 +140,8 @@ fn check_names(dataset: &Dataset, columns: &[NewColumn]) -> Result<()> {
         check_new_name(name)?;
         if let ColumnSource::Null(field) = source {
             check_stored_names([field])?;
+            check_metadata(name, field)?;
+            check_type(name, field.data_type())?;
             if !field.is_nullable() {
                 return Err(Error::invalid_input(format!(
                     "the new column '{name}' must be nullable: it has no values yet"

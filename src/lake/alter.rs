@@ -10,6 +10,7 @@ use lance::datatypes::Schema;
 use lance_core::datatypes::{Field, parse_field_path};
 
 use super::add_columns::check_new_name;
+use super::storable::check_type;
 use super::{Changed, Location, Snapshot, Terms, failure};
 use crate::error::{Error, Result};
 use crate::model::Properties;
@@ -20,6 +21,8 @@ pub(super) const TERMS: Terms = Terms::REBASE;
 /// How the names begin under which formats keep what they need to read a field.
 const RESERVED_KEYS: [&str; 5] =
     ["arrow:", "lance-encoding:", "lance-schema:", "lance:", "tiltyard:"];
+/// An older name of one of them.
+const PACKED_KEY: &str = "packed";
 
 /// A change to one column; what is absent stays.
 #[derive(Debug, Clone)]
@@ -107,9 +110,9 @@ impl Snapshot {
     }
 }
 
-fn is_reserved(key: &str) -> bool {
+pub(super) fn is_reserved(key: &str) -> bool {
     let key = key.to_lowercase();
-    RESERVED_KEYS.iter().any(|prefix| key.starts_with(prefix))
+    key == PACKED_KEY || RESERVED_KEYS.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// # Errors
@@ -139,6 +142,9 @@ fn check_alterations(schema: &Schema, alterations: &[Alteration]) -> Result<()> 
             return Err(Error::invalid_input(format!(
                 "nothing is to change in column '{path}': give rename, nullable or data_type"
             )));
+        }
+        if let Some(data_type) = data_type {
+            check_type(path, data_type)?;
         }
         if !seen.insert(field.id) {
             return Err(Error::invalid_input(format!("the column '{path}' is named twice")));
@@ -205,8 +211,8 @@ async fn update_field_metadata(
         if let Some(key) = update.values.keys().find(|key| is_reserved(key)) {
             let shown: String = key.chars().take(64).collect();
             return Err(Error::invalid_input(format!(
-                "the key '{}' is not a caller's: those that begin with {} say how the field is \
-                 read",
+                "the key '{}' is not a caller's: '{PACKED_KEY}' and those that begin with {} say \
+                 how the field is read",
                 shown.escape_debug(),
                 RESERVED_KEYS.join(", ")
             )));

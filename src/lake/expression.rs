@@ -168,6 +168,12 @@ fn cost(text: &str) -> Result<Cost> {
         check.token(before, token, tokens.get(at + 1))?;
     }
     check.finish()?;
+    if (0..tokens.len()).any(|at| compares_columns(&tokens[at..])) {
+        return Err(Error::invalid_input(
+            "one of the arguments of levenshtein must be a text, not a column: two long values \
+             would take minutes to compare",
+        ));
+    }
     parse(placed)?;
     Ok(Cost {
         bytes: text.len(),
@@ -659,6 +665,37 @@ fn is_sign(before: Option<&Token>, after: Option<&Token>) -> bool {
 /// Lance takes its argument without looking whether there is one.
 fn is_empty_is_valid(tokens: &[Token]) -> bool {
     matches!(tokens, [Token::Word(word), Token::LParen, Token::RParen] if word.value == "is_valid")
+}
+
+/// Whether these begin with a levenshtein none of whose arguments is a text by itself. Its work is
+/// the product of their lengths.
+fn compares_columns(tokens: &[Token]) -> bool {
+    let [Token::Word(word), Token::LParen, rest @ ..] = tokens else {
+        return false;
+    };
+    if !word.value.eq_ignore_ascii_case("levenshtein") {
+        return false;
+    }
+    let mut depth = 0_usize;
+    let mut begins = 0;
+    for (at, token) in rest.iter().enumerate() {
+        let ends = depth == 0 && matches!(token, Token::Comma | Token::RParen);
+        if ends && matches!(&rest[begins..at], [one] if is_text(one)) {
+            return false;
+        }
+        match token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket if depth == 0 => return true,
+            Token::RParen | Token::RBracket => depth -= 1,
+            Token::Comma if depth == 0 => begins = at + 1,
+            _ => {}
+        }
+    }
+    true
+}
+
+fn is_text(token: &Token) -> bool {
+    matches!(token, Token::SingleQuotedString(_) | Token::DoubleQuotedString(_))
 }
 
 fn is_wide_decimal(tokens: &[Token]) -> bool {

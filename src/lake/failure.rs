@@ -214,7 +214,7 @@ fn clean(message: &str, location: &Location) -> String {
         return expression::NO_AGGREGATES.into();
     }
     let message = without_dumps(message);
-    let text = without_places(message);
+    let text = without_kinds(&without_places(message));
     // DataFusion asks users to report what it did not expect; that is not for our callers.
     let text = text.split("\nThis issue was likely caused by a bug").next().unwrap_or_default();
     let mut text = text.replace(location.as_str(), "the table's folder");
@@ -268,6 +268,22 @@ pub(super) fn shortened(text: String) -> String {
     let head: String = text.chars().take(MESSAGE_HEAD_CHARS).collect();
     let tail: String = text.chars().skip(length - MESSAGE_TAIL_CHARS).collect();
     format!("{head} … {tail}")
+}
+
+/// A message of Lance without the names of kinds, as in `LanceError(Arrow): no such type`.
+pub(super) fn without_kinds(message: &str) -> String {
+    let mut parts = message.split("LanceError(");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once("): ") {
+            Some((kind, rest)) if kind.chars().all(char::is_alphanumeric) => text.push_str(rest),
+            _ => {
+                text.push_str("LanceError(");
+                text.push_str(part);
+            }
+        }
+    }
+    text
 }
 
 /// A message of Lance that knows no folder, without the places in its source.

@@ -15,6 +15,15 @@ const MAX_NESTING: usize = 16;
 const MAX_SEARCHES: usize = 256;
 /// How much text they may have together.
 const MAX_TEXT_BYTES: usize = 64 << 10;
+/// How many words they may have together.
+const MAX_WORDS: usize = 1_024;
+/// How many words one search may have that also finds similar ones: the words of the index are gone
+/// through for each.
+const MAX_FUZZY_WORDS: usize = 64;
+/// From here on letters are mostly words by themselves, or syllables.
+const FIRST_IDEOGRAPH: char = '\u{2e80}';
+/// Some indexes cut long words into many short ones.
+const LONG_WORD_LETTERS: usize = 32;
 /// How many letters a word may differ in: an automaton is made of the word, and grows with it.
 const MAX_FUZZINESS: u32 = 8;
 /// How many similar words one search may look for.
@@ -63,6 +72,12 @@ impl TextSearch {
                 size.searches, size.bytes
             )));
         }
+        if size.words > MAX_WORDS {
+            return Err(Error::invalid_input(format!(
+                "the full_text_query has {} words: no more than {MAX_WORDS} are served",
+                size.words
+            )));
+        }
         Ok(Self(query))
     }
 }
@@ -72,6 +87,7 @@ impl TextSearch {
 struct Size {
     searches: usize,
     bytes: usize,
+    words: usize,
 }
 
 impl Size {
@@ -124,6 +140,14 @@ impl Size {
                 "a match has max_expansions above {MAX_EXPANSIONS}"
             )));
         }
+        // Without a number, Lance takes one that fits the length of each word.
+        let words = count_words(&query.terms);
+        if query.fuzziness != Some(0) && words > MAX_FUZZY_WORDS {
+            return Err(Error::invalid_input(format!(
+                "a match with fuzziness has {words} words: no more than {MAX_FUZZY_WORDS} are \
+                 served"
+            )));
+        }
         self.add_text(&query.terms);
         Ok(())
     }
@@ -131,7 +155,19 @@ impl Size {
     fn add_text(&mut self, text: &str) {
         self.searches += 1;
         self.bytes += text.len();
+        self.words += count_words(text);
     }
+}
+
+/// About how many words an index makes of a text; how it cuts texts is its own matter.
+fn count_words(text: &str) -> usize {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let count = |word: &str| {
+        let (mut letters, mut ideographs) = (0_usize, 0);
+        word.chars().for_each(|c| if c < FIRST_IDEOGRAPH { letters += 1 } else { ideographs += 1 });
+        letters.div_ceil(LONG_WORD_LETTERS) + ideographs
+    };
+    words.map(count).sum()
 }
 
 impl Snapshot {

@@ -31,6 +31,7 @@ mod snapshot;
 mod spool;
 mod staged;
 mod stats;
+mod storable;
 mod verify;
 mod view;
 mod write;
@@ -77,6 +78,7 @@ pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
+pub use storable::unstorable;
 pub use view::ViewQuery;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 

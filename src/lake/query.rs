@@ -202,7 +202,11 @@ impl Snapshot {
             options.use_spilling = true;
             options.mem_pool_size = Some(SORT_BYTES);
             options.max_temp_directory_size = Some(SPILL_BYTES);
-            options.batch_size = Some(SORT_BATCH_ROWS);
+            let rows = match query.selection.times() {
+                1 => SORT_BATCH_ROWS,
+                _ => SORT_BATCH_ROWS.min(self.pace_of(&query.selection).rows),
+            };
+            options.batch_size = Some(rows);
         }
         execute_plan(plan, options)
             .map(DatasetRecordBatchStream::new)
@@ -271,7 +275,7 @@ impl Snapshot {
         if query.fast_search {
             scanner.fast_search();
         }
-        self.pace(scanner, query.batch_size);
+        self.pace(scanner, query);
         Ok(())
     }
 
@@ -289,7 +293,16 @@ impl Snapshot {
 
     /// How much to read at once, by the average sizes in storage: Lance counts rows and fragments,
     /// which can be of any size.
-    fn pace(&self, scanner: &mut Scanner, batch_size: Option<usize>) {
+    fn pace(&self, scanner: &mut Scanner, query: &Query) {
+        let Pace { rows, bytes, fragments } = self.pace_of(&query.selection);
+        scanner.batch_size(query.batch_size.map_or(rows, |most| most.min(rows)));
+        scanner.batch_size_bytes(bytes);
+        scanner.fragment_readahead(fragments);
+        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
+        scanner.io_buffer_size(READ_AHEAD_BYTES);
+    }
+
+    fn pace_of(&self, selection: &Selection) -> Pace {
         let (mut bytes, mut rows) = (0_u64, 0_u64);
         let fragments = self.dataset.fragments();
         for fragment in fragments.iter() {
@@ -297,16 +310,27 @@ impl Snapshot {
             bytes += sizes.map(u64::from).sum::<u64>();
             rows += fragment.physical_rows.unwrap_or(0) as u64;
         }
-        let batch = BATCH_BYTES.saturating_mul(rows).checked_div(bytes).unwrap_or(MAX_BATCH_ROWS);
-        let batch = batch.clamp(MIN_BATCH_ROWS, MAX_BATCH_ROWS) as usize;
-        scanner.batch_size(batch_size.map_or(batch, |most| most.min(batch)));
-        scanner.batch_size_bytes(BATCH_BYTES);
+        // A column that is answered many times is read once, but sent as often.
+        let times = selection.times();
+        let batch_bytes = (BATCH_BYTES / times).max(1);
+        let least = if times == 1 { MIN_BATCH_ROWS } else { 1 };
+        let batch = batch_bytes.saturating_mul(rows).checked_div(bytes).unwrap_or(MAX_BATCH_ROWS);
         let ahead = READ_AHEAD_BYTES.saturating_mul(fragments.len() as u64).checked_div(bytes);
         let ahead = ahead.unwrap_or(MAX_FRAGMENTS_AHEAD);
-        scanner.fragment_readahead(ahead.clamp(1, MAX_FRAGMENTS_AHEAD) as usize);
-        // Lance would let reads run ahead by 2 GiB; a slow client must not cost that much.
-        scanner.io_buffer_size(READ_AHEAD_BYTES);
+        Pace {
+            rows: batch.clamp(least, MAX_BATCH_ROWS) as usize,
+            bytes: batch_bytes,
+            fragments: ahead.clamp(1, MAX_FRAGMENTS_AHEAD) as usize,
+        }
     }
+}
+
+/// How much to read at once.
+struct Pace {
+    /// Of a batch.
+    rows: usize,
+    bytes: u64,
+    fragments: usize,
 }
 
 /// The batches of a task, and then how it ended.

@@ -11,6 +11,7 @@ use lance_file::format::pb;
 use lance_namespace::models::JsonArrowDataType;
 use prost::Message;
 
+use super::failure::without_kinds;
 use crate::error::{Error, Result};
 
 /// The schema as the spec's JSON Arrow schema.
@@ -113,7 +114,23 @@ pub fn logical_type(value: &serde_json::Value) -> Result<DataType> {
     };
     let json: JsonDataType =
         serde_json::from_value(value.clone()).map_err(|error| invalid(&error))?;
+    check_parts(value).map_err(|why| invalid(&why))?;
     DataType::try_from(&json).map_err(|error| invalid(&unspaced(&error)))
+}
+
+/// What Lance takes without looking: how many fields a type has, and lengths.
+fn check_parts(value: &serde_json::Value) -> std::result::Result<(), String> {
+    let name = value["type"].as_str().unwrap_or_default();
+    let fields = value["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if matches!(name, "list" | "large_list" | "fixed_size_list") && fields.len() != 1 {
+        return Err(format!("a {name} has one field, which is that of its items"));
+    }
+    let length = value["length"].as_i64().unwrap_or(0);
+    let fits = (1..=i64::from(i32::MAX)).contains(&length);
+    if matches!(name, "fixed_size_list" | "fixed_size_binary") && !fits {
+        return Err(format!("a {name} cannot have length {length}"));
+    }
+    fields.iter().try_for_each(|field| check_parts(&field["type"]))
 }
 
 /// How Lance's own names of times begin.
@@ -168,7 +185,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Schema> {
 
 fn unspaced(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    text.split(", /").next().unwrap_or(&text).to_owned()
+    without_kinds(text.split(", /").next().unwrap_or(&text))
 }
 
 #[cfg(test)]

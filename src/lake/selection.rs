@@ -26,10 +26,21 @@ pub enum Selection {
     Expressions(Vec<(String, String)>),
 }
 
-/// How many expressions one query may answer: each is planned for itself.
-const MAX_EXPRESSIONS: usize = 1_000;
+/// How many expressions or aliases one query may answer: each is planned for itself, and may answer
+/// the whole of a row once more.
+const MAX_EXPRESSIONS: usize = 256;
 
 impl Selection {
+    /// How often a stored value may be in the answer.
+    pub(super) fn times(&self) -> u64 {
+        let times = match self {
+            Self::All | Self::Columns(_) => 1,
+            Self::Aliases(aliases) => aliases.len(),
+            Self::Expressions(pairs) => pairs.len(),
+        };
+        times.max(1) as u64
+    }
+
     fn names(&self, column: &str) -> bool {
         match self {
             Self::All | Self::Aliases(_) | Self::Expressions(_) => false,
@@ -91,6 +102,7 @@ impl Snapshot {
                 if aliases.is_empty() {
                     return Err(Error::invalid_input("column_aliases is empty: name a column"));
                 }
+                check_count("column_aliases", aliases.len())?;
                 if let Some(taken) = aliases.keys().find(|name| is_reserved(name)) {
                     return Err(Error::invalid_input(format!(
                         "a column cannot be answered as '{taken}': that name has a meaning of its \
@@ -143,12 +155,21 @@ impl Snapshot {
     }
 
     /// # Errors
-    /// `TableColumnNotFound` with the names of what is there.
+    /// `TableColumnNotFound` with the names of what is there; `InvalidInput` for a path through a
+    /// list.
     pub(super) fn check_column(&self, path: &str) -> Result<()> {
-        if self.dataset.schema().field(path).is_some() {
-            return Ok(());
+        let fields = self.dataset.schema().resolve(path);
+        let Some([parents @ .., _]) = fields.as_deref() else {
+            return Err(self.no_column(path));
+        };
+        if let Some(list) = parents.iter().find(|field| !field.logical_type.is_struct()) {
+            let path: String = path.chars().take(200).collect();
+            return Err(Error::invalid_input(format!(
+                "the path '{path}' leads into '{}', which is no struct: name the list as a whole",
+                list.name
+            )));
         }
-        Err(self.no_column(path))
+        Ok(())
     }
 
     pub(super) fn no_column(&self, path: &str) -> Error {
@@ -168,12 +189,7 @@ fn check_expressions(pairs: &[(String, String)]) -> Result<()> {
     if pairs.is_empty() {
         return Err(Error::invalid_input("columns is empty: name a column"));
     }
-    if pairs.len() > MAX_EXPRESSIONS {
-        return Err(Error::invalid_input(format!(
-            "columns has {} expressions: no more than {MAX_EXPRESSIONS} are served",
-            pairs.len()
-        )));
-    }
+    check_count("columns", pairs.len())?;
     // A name with a meaning of its own can only mean that.
     let taken = pairs.iter().find(|(name, text)| is_reserved(name) && text.trim() != name);
     if let Some((taken, _)) = taken {
@@ -182,6 +198,15 @@ fn check_expressions(pairs: &[(String, String)]) -> Result<()> {
         )));
     }
     expression::check_all(pairs.iter().map(|(_, text)| text.as_str()))
+}
+
+fn check_count(what: &str, count: usize) -> Result<()> {
+    if count > MAX_EXPRESSIONS {
+        return Err(Error::invalid_input(format!(
+            "{what} has {count} expressions: no more than {MAX_EXPRESSIONS} are served"
+        )));
+    }
+    Ok(())
 }
 
 /// Columns that every table has without storing them.

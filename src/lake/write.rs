@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
-use arrow::datatypes::{DataType, Schema as ArrowSchema};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -180,8 +180,9 @@ fn check_appendable(given: &ArrowSchema, base: &Snapshot) -> Result<()> {
         let plain = |kind: &DataType| {
             !kind.is_nested() && !matches!(kind, DataType::Utf8View | DataType::BinaryView)
         };
-        let comparable = plain(field.data_type()) && plain(known.data_type());
-        if comparable && field.data_type() != known.data_type() {
+        let kind = stored_type(field);
+        let comparable = plain(kind) && plain(known.data_type());
+        if comparable && kind != known.data_type() {
             return Err(Error::TableSchemaValidation(format!(
                 "column '{}' is {} in the data and {} in the table",
                 field.name(),
@@ -200,6 +201,17 @@ fn check_appendable(given: &ArrowSchema, base: &Snapshot) -> Result<()> {
             field.name()
         ))),
         None => Ok(()),
+    }
+}
+
+/// The type as which Lance stores the values of a field: it has a binary form of JSON.
+fn stored_type(field: &Field) -> &DataType {
+    let extension = field.metadata().get("ARROW:extension:name");
+    match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 if extension.is_some_and(|n| n == "arrow.json") => {
+            &DataType::LargeBinary
+        }
+        plain => plain,
     }
 }
 

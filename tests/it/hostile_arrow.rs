@@ -128,12 +128,10 @@ async fn shared_bytes_are_counted_for_each_value() {
     with_targets(&server).await;
     let wide = || Arc::new(views(64, 64 * KIBIBYTE)) as ArrayRef;
     let keyed = || Arc::new(repeated(64, 64 * KIBIBYTE)) as ArrayRef;
-    let pairs = FixedSizeListArray::new(item(DataType::Utf8View), 2, wide(), None);
     let bodies = [
         ("views", batch(&[("x", wide())])),
         ("views in a list", one_column(list_of(wide()))),
         ("views in a struct", one_column(struct_of(wide()))),
-        ("views in vectors", one_column(pairs)),
         ("views deep down", one_column(struct_of(Arc::new(list_of(Arc::new(struct_of(wide()))))))),
         ("keys of a dictionary", batch(&[("x", keyed())])),
         ("keys of a dictionary in a list", one_column(list_of(keyed()))),

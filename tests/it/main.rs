@@ -36,6 +36,7 @@ mod health;
 mod hostile_arrow;
 mod hostile_changes;
 mod hostile_filters;
+mod hostile_lancedb;
 mod ids;
 mod indexes;
 mod lancedb;

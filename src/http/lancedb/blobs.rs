@@ -46,7 +46,16 @@ pub(in crate::http) async fn fetch_blobs(
 #[derive(Debug, Deserialize)]
 pub(in crate::http) struct BlobPath {
     column: String,
-    row: u64,
+    row: String,
+}
+
+impl BlobPath {
+    fn row(&self) -> Result<u64> {
+        self.row.parse().map_err(|_| {
+            let row: String = self.row.chars().take(64).collect();
+            Error::invalid_input(format!("'{}' is not the number of a row", row.escape_debug()))
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,8 +81,9 @@ pub(in crate::http) async fn read_blob(
     method: Method,
     headers: HeaderMap,
 ) -> ApiResult<At<Response>> {
+    let row = path.row()?;
     let snapshot = params.open(&state, &id).await?;
-    let blob = snapshot.blob(&path.column, path.row, params.key()).await?;
+    let blob = snapshot.blob(&path.column, row, params.key()).await?;
     let Some(blob) = blob else {
         return Ok(At(snapshot.version(), StatusCode::NO_CONTENT.into_response()));
     };
