@@ -1,15 +1,11 @@
 //! Clones: a table made of a version of another.
 
-use uuid::Uuid;
-
 use super::refs::root_line;
-use super::{Engine, Home, NewLocation};
+use super::{Engine, Home};
 use crate::catalog::{Tx, clones, namespaces, removals, tables, versions};
 use crate::error::{Error, Result};
 use crate::lake::Depth;
-use crate::model::{
-    Branch, Caller, NamespaceId, Origin, Properties, Table, TableId, TableState, TableVersion,
-};
+use crate::model::{Caller, NamespaceId, Origin, Properties, Table, TableId, TableVersion};
 
 /// Which state of which table is cloned.
 #[derive(Debug)]
@@ -55,23 +51,7 @@ impl Engine {
             false => Some(self.branch_turns.take(&root_line(&source)).await),
         };
         let snapshot = self.open(&source, version).await?;
-        let key = Uuid::now_v7();
-        let folder = self.new_location(id, key, NewLocation::Own)?;
-        {
-            let mut tx = self.catalog.write().await?;
-            removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl))
-                .await?;
-            tx.commit().await?;
-        }
-        let table = Table {
-            key,
-            id: id.clone(),
-            location: folder.to_string(),
-            branch: Branch::main(),
-            state: TableState::Created,
-            origin: Origin::Catalog,
-            properties: source.properties.clone(),
-        };
+        let (table, folder) = self.begin_table(id, source.properties.clone()).await?;
         let made = async {
             let cloned = snapshot.clone_to(&folder, depth).await?;
             self.make_home(id, home, caller).await?;

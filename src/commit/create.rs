@@ -208,23 +208,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Created> {
         let NewTable { id, mode, .. } = new;
-        let key = Uuid::now_v7();
-        let folder = self.new_location(id, key, NewLocation::Own)?;
-        {
-            let mut tx = self.catalog.write().await?;
-            removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl))
-                .await?;
-            tx.commit().await?;
-        }
-        let table = Table {
-            key,
-            id: id.clone(),
-            location: folder.to_string(),
-            branch: Branch::main(),
-            state: TableState::Created,
-            origin: Origin::Catalog,
-            properties: new.properties.clone(),
-        };
+        let (table, folder) = self.begin_table(id, new.properties.clone()).await?;
         match self.write_first(&table, &folder, batches, new.home, view, caller).await {
             Ok(created) => Ok(created),
             Err(error) => {
@@ -254,6 +238,30 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A table in a folder that nobody knows of. The folder is noted as to be removed, so that what is
+    /// never finished goes.
+    pub(super) async fn begin_table(
+        &self,
+        id: &TableId,
+        properties: Properties,
+    ) -> Result<(Table, Location)> {
+        let key = Uuid::now_v7();
+        let folder = self.new_location(id, key, NewLocation::Own)?;
+        let mut tx = self.catalog.write().await?;
+        removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl)).await?;
+        tx.commit().await?;
+        let table = Table {
+            key,
+            id: id.clone(),
+            location: folder.to_string(),
+            branch: Branch::main(),
+            state: TableState::Created,
+            origin: Origin::Catalog,
+            properties,
+        };
+        Ok((table, folder))
     }
 
     async fn write_first(
