@@ -3,8 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Executor;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{Pools, Tx};
@@ -17,14 +18,10 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a server that froze or vanished may hold: the others wait no longer for its rows, and the
-/// database gives them up by itself. Milliseconds, but for the keepalives, which are seconds.
-const POSTGRES_LIMITS: [(&str, &str); 5] = [
-    ("idle_in_transaction_session_timeout", "15000"),
-    ("lock_timeout", "20000"),
-    ("tcp_keepalives_idle", "15"),
-    ("tcp_keepalives_interval", "5"),
-    ("tcp_keepalives_count", "3"),
-];
+/// database gives them up by itself. The keepalives are in seconds, and in their number.
+const POSTGRES_LIMITS: &str = "SET idle_in_transaction_session_timeout = '15s'; \
+    SET lock_timeout = '20s'; SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; \
+    SET tcp_keepalives_count = 3";
 /// Codes of PostgreSQL for what may go well the next time: a deadlock, a failed serialization, a wait
 /// for a lock or a statement that took too long, a transaction that was given up, a shutdown.
 const PASSING: [&str; 7] = ["40P01", "40001", "55P03", "57014", "25P03", "57P01", "57P02"];
@@ -39,13 +36,14 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 /// log beside it, against a server with a pool.
 pub(super) async fn open(url: &str) -> Result<Pools> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|error| Error::invalid_input(format!("the database URL is wrong: {error}")))?
-            .options(POSTGRES_LIMITS);
         let pool = PgPoolOptions::new()
             .max_connections(20)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
+            // Not as options of the connection, which poolers refuse.
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(POSTGRES_LIMITS).await.map(drop) })
+            })
+            .connect(url)
             .await
             .map_err(|error| unreachable(&error))?;
         return Ok(Pools::Postgres(pool));
