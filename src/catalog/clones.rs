@@ -2,7 +2,7 @@
 
 use super::{Tx, failed, run, tables};
 use crate::error::Result;
-use crate::model::{Name, NamespaceId, Table, TableId};
+use crate::model::{Table, TableId};
 
 /// Notes that a table refers to files of the source's branch, and keeps the source from going until
 /// the transaction ends.
@@ -43,9 +43,5 @@ pub async fn find_clone_of(tx: &mut Tx, source: &Table) -> Result<Option<TableId
         .fetch_optional(c)
         .await)
     .map_err(|error| failed(error, "looking for clones"))?;
-    let id = |row: NameRow| -> Result<TableId> {
-        let namespace = NamespaceId::from_stored(&row.path)?;
-        Ok(TableId { namespace, name: Name::new(row.name)? })
-    };
-    found.map(id).transpose()
+    found.map(|row| tables::table_id(&row.path, row.name)).transpose()
 }

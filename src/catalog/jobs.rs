@@ -2,11 +2,10 @@
 
 use uuid::Uuid;
 
+use super::tables::table_id;
 use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::error::{Error, Result};
-use crate::model::{
-    Branch, Job, JobKind, JobState, Name, NamespaceId, Page, Properties, Table, TableId,
-};
+use crate::model::{Branch, Job, JobKind, JobState, NamespaceId, Page, Properties, Table, TableId};
 
 #[derive(sqlx::FromRow)]
 struct JobRow {
@@ -105,12 +104,7 @@ pub async fn list_jobs(
         JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE j.job_id < $1 AND n.path >= $2 AND n.path < $3 ORDER BY j.job_id DESC LIMIT $4";
     let (first, end) = within.stored_range();
-    let before = match page.after.as_deref() {
-        None => Uuid::max(),
-        Some(key) => Uuid::parse_str(key).map_err(|_| {
-            Error::invalid_input("page_token is not one that this listing answered")
-        })?,
-    };
+    let before = page.after_key()?.unwrap_or(Uuid::max());
     run!(tx, |c| sqlx::query_as::<_, NamedJobRow>(SQL)
         .bind(before)
         .bind(&first)
@@ -120,10 +114,7 @@ pub async fn list_jobs(
         .await)
     .map_err(|error| failed(error, "listing jobs"))?
     .into_iter()
-    .map(|row| {
-        let namespace = NamespaceId::from_stored(&row.path)?;
-        Ok((row.job.into_job()?, TableId { namespace, name: Name::new(row.name)? }))
-    })
+    .map(|row| Ok((row.job.into_job()?, table_id(&row.path, row.name)?)))
     .collect()
 }
 

@@ -22,6 +22,11 @@ struct TableRow {
     properties: String,
 }
 
+/// The identifier of a table, of its namespace's stored path and its name.
+pub(super) fn table_id(path: &str, name: String) -> Result<TableId> {
+    Ok(TableId { namespace: NamespaceId::from_stored(path)?, name: Name::new(name)? })
+}
+
 impl TableRow {
     fn into_table(self) -> Result<Table> {
         let state = if self.state == TableState::Created.as_str() {
@@ -31,10 +36,7 @@ impl TableRow {
         };
         Ok(Table {
             key: self.table_id,
-            id: TableId {
-                namespace: NamespaceId::from_stored(&self.path)?,
-                name: Name::new(self.name)?,
-            },
+            id: table_id(&self.path, self.name)?,
             location: self.location,
             branch: Branch::main(),
             state,
@@ -130,12 +132,7 @@ pub async fn list_all_tables(
         ORDER BY t.table_id LIMIT $6";
     let (created, other) = shown.states();
     let (first, end) = within.stored_range();
-    let after = match page.after.as_deref() {
-        None => Uuid::nil(),
-        Some(key) => Uuid::parse_str(key).map_err(|_| {
-            Error::invalid_input("page_token is not one that this listing answered")
-        })?,
-    };
+    let after = page.after_key()?.unwrap_or(Uuid::nil());
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
         .bind(after)
         .bind(created)

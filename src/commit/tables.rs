@@ -154,11 +154,7 @@ impl Engine {
 
     /// As [`Self::turn_of`], for the table's branches too.
     async fn turns_of(&self, id: &TableId) -> Result<Vec<OwnedMutexGuard<()>>> {
-        let table = {
-            let mut tx = self.catalog.read().await?;
-            tables::get_table(&mut tx, id).await?
-        };
-        self.turns_of_all(vec![table]).await
+        self.turns_of_all(vec![self.named(id).await?]).await
     }
 
     /// Waits for the changes and the batches that are at tables which are about to go.
@@ -184,11 +180,12 @@ impl Engine {
 
     /// Waits for the changes and the batches that are at a table which is about to go.
     async fn turn_of(&self, id: &TableId) -> Result<OwnedMutexGuard<()>> {
-        let table = {
-            let mut tx = self.catalog.read().await?;
-            tables::get_table(&mut tx, id).await?
-        };
-        self.turn(&table).await
+        self.turn(&self.named(id).await?).await
+    }
+
+    async fn named(&self, id: &TableId) -> Result<Table> {
+        let mut tx = self.catalog.read().await?;
+        tables::get_table(&mut tx, id).await
     }
 
     /// Gives a table another name, in its namespace or in another. Its location stays.

@@ -128,12 +128,7 @@ impl Engine {
         table: &Table,
         page: &Page,
     ) -> Result<(Vec<Upload>, Option<String>)> {
-        let after = match page.after.as_deref() {
-            None => Uuid::nil(),
-            Some(key) => Uuid::parse_str(key).map_err(|_| {
-                Error::invalid_input("page_token is not one that this listing answered")
-            })?,
-        };
+        let after = page.after_key()?.unwrap_or(Uuid::nil());
         let mut tx = self.catalog.read().await?;
         let mut rows = uploads::list_uploads(&mut tx, table.key, after, page).await?;
         let next = page.finish(&mut rows, |row| row.key.to_string());

@@ -13,7 +13,7 @@ use lance::io::exec::Planner;
 use lance_core::is_system_column;
 
 use super::alter::{TERMS, find_field};
-use super::storable::{check_metadata, check_type};
+use super::storable::{check_metadata, check_type, children};
 use super::{Changed, Location, Snapshot, expression, failure};
 use crate::error::{Error, Result};
 
@@ -191,16 +191,7 @@ pub(super) fn check_stored_names<'a>(
 ) -> Result<()> {
     fields.into_iter().try_for_each(|field| {
         check_stored_name(field.name())?;
-        match field.data_type() {
-            DataType::Struct(children) => check_stored_names(children),
-            DataType::List(item)
-            | DataType::LargeList(item)
-            | DataType::ListView(item)
-            | DataType::LargeListView(item)
-            | DataType::FixedSizeList(item, _)
-            | DataType::Map(item, _) => check_stored_names([item]),
-            _ => Ok(()),
-        }
+        check_stored_names(children(field))
     })
 }
 

@@ -74,7 +74,8 @@ fn is_packed(field: &Field) -> bool {
     PACKED_KEYS.iter().filter_map(value).any(|value| str_is_truthy(value))
 }
 
-fn children(field: &Field) -> &[Arc<Field>] {
+/// The fields within a field.
+pub(super) fn children(field: &Field) -> &[Arc<Field>] {
     match field.data_type() {
         DataType::Struct(children) => children,
         DataType::List(item)

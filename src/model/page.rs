@@ -1,6 +1,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Invalid, Result};
 
@@ -64,7 +65,16 @@ impl Page {
             .and_then(|bytes| serde_json::from_slice::<Token>(&bytes).ok())
             .filter(|token| token.scope == *scope && !token.after.contains(char::is_control))
             .map(|decoded| decoded.after)
-            .ok_or_else(|| Invalid::new("page_token is not one that this listing answered"))
+            .ok_or_else(not_answered)
+    }
+
+    /// The key that the page continues from, in a listing that goes by keys of the catalog.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a token of no such key.
+    pub fn after_key(&self) -> Result<Option<Uuid>> {
+        let key = self.after.as_deref().map(Uuid::parse_str).transpose();
+        key.map_err(|_| not_answered())
     }
 
     /// One more than the limit, to see whether another page follows.
@@ -83,6 +93,10 @@ impl Page {
         let json = serde_json::to_vec(&token).unwrap_or_default();
         Some(URL_SAFE_NO_PAD.encode(json))
     }
+}
+
+fn not_answered() -> Invalid {
+    Invalid::new("page_token is not one that this listing answered")
 }
 
 #[cfg(test)]
