@@ -32,6 +32,7 @@ mod distrust;
 mod errors;
 mod fulltext;
 mod garbage;
+mod group_commits;
 mod health;
 mod hostile_arrow;
 mod hostile_changes;
