@@ -34,6 +34,7 @@ mod fulltext;
 mod garbage;
 mod group_commits;
 mod health;
+mod history;
 mod hostile_arrow;
 mod hostile_changes;
 mod hostile_filters;
