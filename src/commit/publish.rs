@@ -61,14 +61,14 @@ pub struct CommitOutcome {
 }
 
 /// An upload that a commit has.
-struct Taken {
-    upload: Upload,
-    by: NamedBy,
+pub(super) struct Taken {
+    pub(super) upload: Upload,
+    pub(super) by: NamedBy,
 }
 
 /// How a commit names an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NamedBy {
+pub(super) enum NamedBy {
     Id,
     /// By the JSON of fragments that the upload wrote.
     Fragments,
@@ -245,7 +245,7 @@ impl Engine {
     }
 
     /// What can be refused before anything is read.
-    async fn check_version(
+    pub(super) async fn check_version(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -277,7 +277,7 @@ impl Engine {
 
     /// The version to check against: the newest, except that a merge is about the fragments of
     /// the version that it read.
-    async fn base(
+    pub(super) async fn base(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -325,7 +325,7 @@ impl Engine {
     /// # Errors
     /// `InvalidInput` for one that is unknown, unfinished, expired or committed, and for columns
     /// in a commit that is not a merge; `ConcurrentModification` when another commit has it.
-    async fn take_uploads(
+    pub(super) async fn take_uploads(
         &self,
         table: &Table,
         request: &CommitRequest,
