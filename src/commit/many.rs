@@ -26,8 +26,8 @@ use super::{CommitRequest, Engine, Once, location_of};
 use crate::catalog::batches::{self, Batch, BatchState};
 use crate::catalog::{tables, uploads};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Input, Rules, Staging};
-use crate::model::{Branch, Caller, Properties, Table, TableId, UploadState};
+use crate::lake::{Input, Rules};
+use crate::model::{Branch, Caller, Properties, Table, TableId};
 
 /// How often a retry looks at a batch that another process is at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -140,7 +140,11 @@ impl Engine {
             };
             let Some(batch) = batch else { return Ok(Ok(key)) };
             match batch.state {
-                BatchState::Aborted => *tries += 1,
+                BatchState::Aborted => {
+                    // Two who sent the same request may both have taken the uploads for this try.
+                    self.give_uploads_back(key).await;
+                    *tries += 1;
+                }
                 BatchState::Committed | BatchState::Done => {
                     let kept_us = i64::try_from(once.kept().as_micros()).unwrap_or(i64::MAX);
                     if batch.created_at_us.saturating_add(kept_us) > self.now_us() {
@@ -304,12 +308,12 @@ impl Engine {
         };
         let staging = self.lake.stage(&location, base.as_ref(), prepared, &rules, latest + 1).await;
         match staging {
-            Ok(Staging::Written(staged, told)) => {
+            Ok(Some((staged, told))) => {
                 let (table, metadata) = (table.clone(), request.properties.clone());
                 let told = Some(told);
                 Ok(Some(Creation { index: *index, table, staged, metadata, told }))
             }
-            Ok(Staging::Overtaken) => Ok(None),
+            Ok(None) => Ok(None),
             Err(Error::ConcurrentModification(conflict)) => {
                 Err(self.explain(table, request.read_version, *conflict).await)
             }
@@ -324,14 +328,7 @@ impl Engine {
             let file = creation.told.as_ref().and_then(|told| told.transaction_file.as_deref());
             self.lake.discard_staged(&location, &path, file).await;
         }
-        let given = async {
-            let mut tx = self.catalog.write().await?;
-            uploads::end_claim(&mut tx, &batch.to_string(), UploadState::Staged).await?;
-            tx.commit().await
-        };
-        if let Err(error) = given.await {
-            tracing::warn!(%error, "could not give uploads back; their claim will run out");
-        }
+        self.give_uploads_back(batch).await;
     }
 
     /// Puts all of the versions as one batch. Answers why it has to be done again, if it has to.

@@ -422,7 +422,7 @@ impl Engine {
         }))
     }
 
-    async fn give_uploads_back(&self, transaction_id: Uuid) {
+    pub(super) async fn give_uploads_back(&self, transaction_id: Uuid) {
         let given = async {
             let mut tx = self.catalog.write().await?;
             let claim = transaction_id.to_string();

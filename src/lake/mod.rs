@@ -77,7 +77,7 @@ pub use search::{Accuracy, Vectors};
 pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
-pub use stage::{Staging, Told};
+pub use stage::Told;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
 pub use storable::unstorable;

@@ -28,14 +28,6 @@ const TRANSACTIONS_DIR: &str = "_transactions";
 /// What a session remembers that serves one version and is then forgotten.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// What came of making a version.
-pub enum Staging {
-    /// Its manifest waits to be put.
-    Written(StagedManifest, Told),
-    /// Another version stands where it was to stand.
-    Overtaken,
-}
-
 /// What a manifest that was staged here need not be asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Told {
@@ -98,11 +90,12 @@ impl Stage {
 
 impl Lake {
     /// Makes `version` of a table and stages its manifest. What landed since `rules.read_version` is
-    /// gone through by Lance's own rules, as when a version is published.
+    /// gone through by Lance's own rules, as when a version is published. `None` when another version
+    /// stands where it was to stand; then nothing is left behind.
     ///
     /// # Errors
-    /// `ConcurrentModification` when what landed since `read_version` does not go with it. Nothing
-    /// is left behind then.
+    /// `ConcurrentModification` when what landed since `read_version` does not go with it; nothing is
+    /// left behind after any.
     pub async fn stage(
         &self,
         location: &Location,
@@ -110,7 +103,7 @@ impl Lake {
         prepared: Prepared,
         rules: &Rules,
         version: u64,
-    ) -> Result<Staging> {
+    ) -> Result<Option<(StagedManifest, Told)>> {
         let operation = prepared.operation.name().to_owned();
         let properties = rules.properties.clone();
         let transaction = TransactionBuilder::new(rules.read_version, prepared.operation)
@@ -161,7 +154,7 @@ impl Lake {
                     num_rows: written.num_rows,
                 };
                 let properties = rules.properties.clone();
-                Ok(Staging::Written(written.into_staged(version, &told, properties), told))
+                Ok(Some((written.into_staged(version, &told, properties), told)))
             }
             (Ok(_), None) => Err(Error::internal("staging a version", "nothing was written")),
             (Err(error), written) => {
@@ -174,7 +167,7 @@ impl Lake {
                 };
                 // Only the guard says which version stands; Lance's own rules do not.
                 if conflict.current_version.is_some() {
-                    return Ok(Staging::Overtaken);
+                    return Ok(None);
                 }
                 Err(Error::ConcurrentModification(conflict))
             }

@@ -179,7 +179,8 @@ both! {
             assert_eq!(reply.body["index"], at, "{}", reply.text());
             if *status == 409 {
                 assert_eq!(reply.body["current_version"], 2, "{}", reply.text());
-                assert_eq!(reply.body["conflicting_operation"], "Append", "{}", reply.text());
+                let winner = if entry["read_version"] == 0 { "Overwrite" } else { "Append" };
+                assert_eq!(reply.body["conflicting_operation"], winner, "{}", reply.text());
                 assert!(reply.body["retryable"].is_boolean(), "{}", reply.text());
             }
         }
