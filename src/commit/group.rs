@@ -149,7 +149,7 @@ impl Engine {
             if fitting.is_empty() {
                 return;
             }
-            match self.put_together(table, line, &base, &fitting).await {
+            match self.put_shared(table, line, &base, &fitting).await {
                 Ok((version, published)) => {
                     return self.landed(table, line, floor, fitting, version, published);
                 }
@@ -270,7 +270,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn put_together(
+    async fn put_shared(
         &self,
         table: &Table,
         line: &Arc<Line>,
