@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod multipart;
 pub mod namespaces;
 pub mod removals;
+pub mod survey;
 pub mod tables;
 pub mod transactions;
 pub mod uploads;
@@ -118,6 +119,17 @@ impl Catalog {
     /// `InvalidInput` for another kind of URL, `ServiceUnavailable` when it does not answer.
     pub async fn open(url: &str) -> Result<Self> {
         dialect::open(url).await.map(|pools| Self { pools })
+    }
+
+    /// As [`Self::open`], of a database that is there and has the schema of this version. Nothing is
+    /// made or changed.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not; `ServiceUnavailable` when it does not answer.
+    pub async fn open_existing(url: &str) -> Result<Self> {
+        let pools = dialect::open_existing(url).await?;
+        dialect::ensure_current(&pools).await?;
+        Ok(Self { pools })
     }
 
     /// Brings the schema up to date: every migration that the database does not have yet.
