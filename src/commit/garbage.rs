@@ -23,6 +23,8 @@ use crate::model::{Branch, Table};
 /// The least age at which a file that nothing refers to is taken for garbage, unless another is
 /// chosen: a day, or as long as an upload may live if that is longer.
 pub const LEAST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many manifests are read between two looks at whether any file is still in doubt.
+const MANIFESTS_AT_ONCE: usize = 32;
 /// How many clones of a table are asked about at once.
 const BATCH: i64 = 200;
 
@@ -41,10 +43,13 @@ pub(super) struct Survey {
     read: HashSet<String>,
 }
 
-/// How far a survey goes.
+/// How far a look at the files of a table goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Thoroughness {
-    /// Manifests are read only when there is a file old enough to be garbage.
+pub enum Thoroughness {
+    /// Manifests are read, the newest first, only until no old file is in doubt. Transaction files
+    /// are no reason to: they are small, and Lance keeps one for each version.
+    Glance,
+    /// As that, and transaction files are as good a reason as others.
     Garbage,
     /// Every manifest is read.
     Everything,
@@ -72,19 +77,40 @@ impl Engine {
             !matches!(file.kind(), FileKind::Manifest | FileKind::Other) && !file.is_manifest()
         };
         let mut survey = Survey { files, ..Survey::default() };
-        if thoroughness == Thoroughness::Garbage && !survey.files.iter().filter(may_be).any(is_old)
-        {
+        let in_doubt = |file: &&StoredFile| {
+            let is_reason =
+                thoroughness != Thoroughness::Glance || file.kind() != FileKind::Transaction;
+            may_be(file) && is_old(file) && is_reason
+        };
+        let reads_all = thoroughness == Thoroughness::Everything;
+        if !reads_all && !survey.files.iter().any(|file| in_doubt(&file)) {
             return Ok(survey);
         }
         let staged = self.staged_that_count(table, &survey.files, is_old).await?;
-        let manifests: Vec<&StoredFile> = survey
+        let mut manifests: Vec<&StoredFile> = survey
             .files
             .iter()
             .filter(|file| file.is_manifest() || staged.contains(&file.name))
             .collect();
+        // The newest refer to most of what there is: often the first look settles it.
+        manifests.sort_by_key(|file| std::cmp::Reverse(file.modified_at_us));
         survey.read = manifests.iter().map(|file| file.name.clone()).collect();
-        let files = (thoroughness == Thoroughness::Everything).then_some(&survey.files[..]);
-        survey.inspection = self.lake.inspect(&root, &manifests, files).await?;
+        let files = reads_all.then_some(&survey.files[..]);
+        let mut doubtful: Vec<&StoredFile> = survey
+            .files
+            .iter()
+            .filter(in_doubt)
+            .filter(|file| !staged.contains(&file.name))
+            .collect();
+        let at_once = if reads_all { manifests.len().max(1) } else { MANIFESTS_AT_ONCE };
+        for some in manifests.chunks(at_once) {
+            let found = self.lake.inspect(&root, some, files).await?;
+            survey.inspection.absorb(found);
+            doubtful.retain(|file| !survey.inspection.references.hold(file));
+            if doubtful.is_empty() && !reads_all {
+                return Ok(Survey::default());
+            }
+        }
         // A manifest that is only staged may name what is yet to come.
         survey.inspection.missing.retain(|_, by| {
             by.retain(|name| !staged.contains(name));

@@ -55,6 +55,7 @@ pub use change::Made;
 pub use clones::CloneSource;
 pub use create::{CreateMode, Created, Home, Inserted, NewTable};
 pub use doctor::{Finding, Mending, Patients, Repair, Verdict};
+pub use garbage::Thoroughness;
 pub use jobs::Begun;
 pub use managed::{VersionRange, Versioning};
 pub use namespaces::{Behavior, IfExists, IfMissing};

@@ -103,7 +103,8 @@ impl Engine {
         self.sweep_notes(how, report).await?;
         let mut cursor = Some(Cursor::default());
         while let Some(from) = cursor {
-            cursor = self.sweep_tables(from, how, age, report).await?;
+            let thoroughness = Thoroughness::Garbage;
+            cursor = self.sweep_tables(from, how, thoroughness, age, report).await?;
         }
         Ok(())
     }
@@ -232,13 +233,14 @@ impl Engine {
         &self,
         from: Cursor,
         how: Sweeping,
+        thoroughness: Thoroughness,
         age: Duration,
         report: Report<'_>,
     ) -> Result<Option<Cursor>> {
         let page = self.page_of_tables(from, TABLES_AT_ONCE).await?;
         let next = page.last().map(|table| Cursor(table.key));
         for table in page {
-            if let Err(error) = self.sweep_table(&table, how, age, report).await
+            if let Err(error) = self.sweep_table(&table, how, thoroughness, age, report).await
                 // A table that was dropped meanwhile has no files.
                 && self.is_there(&table).await?
             {
@@ -256,10 +258,11 @@ impl Engine {
         &self,
         table: &Table,
         how: Sweeping,
+        thoroughness: Thoroughness,
         age: Duration,
         report: Report<'_>,
     ) -> Result<()> {
-        let survey = self.survey(table, age, Thoroughness::Garbage).await?;
+        let survey = self.survey(table, age, thoroughness).await?;
         if let Some(why) = survey.blind {
             return Err(Error::InvalidTableState(format!("its files are left alone: {why}")));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::{Cursor, Engine, Sweeping, Swept};
+use crate::commit::{Cursor, Engine, Sweeping, Swept, Thoroughness};
 use crate::error::Result;
 
 /// How often all tables are looked through for files that nothing refers to: that takes a listing
@@ -65,7 +65,8 @@ impl Round {
             && Instant::now() < until
             && !stop.is_cancelled()
         {
-            self.at = engine.sweep_tables(from, Sweeping::Remove, age, report).await?;
+            let (how, far) = (Sweeping::Remove, Thoroughness::Glance);
+            self.at = engine.sweep_tables(from, how, far, age, report).await?;
         }
         Ok(())
     }

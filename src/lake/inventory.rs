@@ -213,6 +213,21 @@ pub struct Inspection {
     pub unreadable: Vec<(String, String)>,
 }
 
+impl Inspection {
+    /// Adds what reading other manifests of the same table came to.
+    pub fn absorb(&mut self, other: Self) {
+        let References { data, deletions, transactions, indexes } = other.references;
+        self.references.data.extend(data);
+        self.references.deletions.extend(deletions);
+        self.references.transactions.extend(transactions);
+        self.references.indexes.extend(indexes);
+        for (name, by) in other.missing {
+            self.missing.entry(name).or_default().extend(by);
+        }
+        self.unreadable.extend(other.unreadable);
+    }
+}
+
 impl Lake {
     /// Every file in the folder of a table, those of its branches too; of local folders also what
     /// was being written when its writer died.

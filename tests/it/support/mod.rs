@@ -16,6 +16,7 @@ pub mod rows;
 mod server;
 pub mod staging;
 mod steps;
+pub mod upkeep;
 pub mod upstream;
 
 pub use database::Database;
