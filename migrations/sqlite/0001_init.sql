@@ -118,6 +118,7 @@ CREATE TABLE idempotency_keys (
     body_hash     TEXT   NOT NULL,
     response      TEXT,
     holder        BLOB   NOT NULL,
+    taken_at_us   BIGINT NOT NULL,
     lease_us      BIGINT NOT NULL,
     expires_at_us BIGINT NOT NULL
 );

@@ -101,7 +101,10 @@ impl Engine {
                 Err(answer) => return Ok(answer),
             },
         };
-        let work = self.commit_in_turn(table, &request, attempt, once, caller);
+        let work = async {
+            let caller = self.marked_by(caller, once, attempt).await?;
+            self.commit_in_turn(table, &request, attempt, once, &caller).await
+        };
         self.while_alive(once, work).await
     }
 
@@ -114,7 +117,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<CommitOutcome> {
         let _turn = self.take_turn(table).await?;
-        let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
+        let of_caller = || caller.mark().map_or_else(Uuid::now_v7, |mark| mark.id);
+        let transaction_id = once.map_or_else(of_caller, Once::transaction_id);
         if attempt == Attempt::AfterAnother
             && let Some(outcome) =
                 self.record_landed(table, request, transaction_id, once, caller).await?
@@ -206,7 +210,7 @@ impl Engine {
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
-                fence: Some(self.fence(table)),
+                fence: Some(self.fence_for(table, caller)),
             };
             self.renew_claim(&taken, transaction_id).await?;
             match self.lake.publish(&location, base.as_ref(), prepared, &rules).await {
@@ -422,7 +426,7 @@ impl Engine {
         }))
     }
 
-    async fn give_uploads_back(&self, transaction_id: Uuid) {
+    pub(super) async fn give_uploads_back(&self, transaction_id: Uuid) {
         let given = async {
             let mut tx = self.catalog.write().await?;
             let claim = transaction_id.to_string();

@@ -2,6 +2,7 @@
 //! refused, and the first at which it is known to stand.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use object_store::path::Path;
 
 use super::publish::manifest_entry;
 use crate::error::{Conflict, Error, Result};
-use crate::model::ManifestEntry;
+use crate::model::{ManifestEntry, Mark};
 
 /// A version that a change put.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ struct Entries {
     landed: Vec<Landed>,
     put_begun: bool,
     closed: bool,
+    /// Nobody can say whether the last put landed.
+    unsettled: bool,
 }
 
 impl Ledger {
@@ -56,8 +59,8 @@ impl Ledger {
 
     fn begin_put(&self) -> Result<()> {
         let mut entries = self.entries();
-        if entries.closed {
-            return Err(Error::ServiceUnavailable("the time is over".into()));
+        if entries.closed || entries.unsettled {
+            return Err(Error::ServiceUnavailable("no more is put for this change".into()));
         }
         entries.put_begun = true;
         Ok(())
@@ -68,6 +71,11 @@ impl Ledger {
         let mut entries = self.entries();
         entries.closed |= !entries.put_begun;
         entries.closed
+    }
+
+    /// Lets no put begin after one of which nobody can say whether it landed.
+    pub(super) fn leave_unsettled(&self) {
+        self.entries().unsettled = true;
     }
 
     /// Whether a put was begun, whatever came of it.
@@ -91,6 +99,12 @@ pub(super) struct Guard {
     pub(super) new_files: HashSet<String>,
     /// Asked just before each put.
     pub(super) fence: Option<Arc<dyn Fence>>,
+    /// What the versions are made for, and is kept in them.
+    pub(super) mark: Option<Arc<Mark>>,
+    /// The version that the change was made on.
+    pub(super) read_version: u64,
+    /// Up to which version it was looked whether another try of the request made one.
+    pub(super) seen: AtomicU64,
     pub(super) ledger: Ledger,
 }
 
@@ -101,6 +115,9 @@ impl Guard {
             expected: None,
             new_files: HashSet::new(),
             fence: None,
+            mark: None,
+            read_version: 0,
+            seen: AtomicU64::new(0),
             ledger: Ledger::default(),
         }
     }
@@ -196,9 +213,18 @@ impl CommitHandler for Guard {
         object_store: &ObjectStore,
         manifest_writer: ManifestWriter,
         naming_scheme: ManifestNamingScheme,
-        transaction: Option<lance_table::format::Transaction>,
+        mut transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
         let mut allowed = self.check(manifest);
+        if allowed.is_ok() {
+            allowed = self.refuse_twin(manifest.version, base_path, object_store).await;
+        }
+        let marked = match &self.mark {
+            Some(mark) if allowed.is_ok() => Some(
+                self.put_mark(mark.id, &mut transaction, manifest, base_path, object_store).await?,
+            ),
+            _ => None,
+        };
         if let (Ok(()), Some(fence)) = (&allowed, &self.fence) {
             allowed = fence.check(manifest.version).await;
         }
@@ -210,7 +236,7 @@ impl CommitHandler for Guard {
             let operation = parsed.map(|parsed| parsed.operation.name().to_owned());
             (operation, transaction.inner.uuid.clone())
         });
-        let location = self
+        let put = self
             .inner
             .commit(
                 manifest,
@@ -221,7 +247,13 @@ impl CommitHandler for Guard {
                 naming_scheme,
                 transaction,
             )
-            .await?;
+            .await;
+        let location = match (put, &marked) {
+            (Err(error), Some(id)) => {
+                self.settle(error, manifest.version, id, base_path, object_store).await?
+            }
+            (put, _) => put?,
+        };
         let (operation, transaction_id) = told.unzip();
         self.ledger.entries().landed.push(Landed {
             manifest: manifest_entry(manifest, &location),

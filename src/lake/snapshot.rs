@@ -12,6 +12,7 @@ use super::guard::Fence;
 use super::readers::Readers;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
+use crate::model::Mark;
 
 /// One version of a table, opened. Reading through it always sees that version.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub(super) lake: Lake,
     /// Asked before a change of it is put.
     pub(super) fence: Option<Arc<dyn Fence>>,
+    /// Kept in the versions that a change of it puts.
+    pub(super) mark: Option<Arc<Mark>>,
 }
 
 /// What a description tells without reading data.
@@ -61,6 +64,7 @@ impl Lake {
             readers: self.readers.clone(),
             lake: self.clone(),
             fence: None,
+            mark: None,
         })
     }
 }
@@ -69,6 +73,11 @@ impl Snapshot {
     /// The same, so that `fence` is asked before any change of it is put.
     pub fn behind(self, fence: Arc<dyn Fence>) -> Self {
         Self { fence: Some(fence), ..self }
+    }
+
+    /// The same, so that any change of it is made for the request whose mark it is, if there is one.
+    pub fn made_for(self, mark: Option<Arc<Mark>>) -> Self {
+        Self { mark, ..self }
     }
 
     pub fn version(&self) -> u64 {
