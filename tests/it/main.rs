@@ -30,6 +30,8 @@ mod deleted_versions;
 mod distributed;
 mod distrust;
 mod errors;
+mod exactly_once;
+mod exactly_once_crashes;
 mod fulltext;
 mod garbage;
 mod health;

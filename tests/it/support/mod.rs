@@ -15,6 +15,7 @@ mod reply;
 pub mod rows;
 mod server;
 pub mod staging;
+pub mod sql;
 mod steps;
 pub mod upstream;
 
