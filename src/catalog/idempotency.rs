@@ -18,8 +18,7 @@ pub struct KeyRow {
 }
 
 pub async fn find_key(tx: &mut Tx, key_hash: &str) -> Result<Option<KeyRow>> {
-    const SQL: &str =
-        "SELECT body_hash, response, taken_at_us, lease_us FROM idempotency_keys WHERE key_hash = $1";
+    const SQL: &str = "SELECT body_hash, response, taken_at_us, lease_us FROM idempotency_keys WHERE key_hash = $1";
     run!(tx, |c| sqlx::query_as::<_, KeyRow>(SQL).bind(key_hash).fetch_optional(c).await)
         .map_err(|error| failed(error, "reading an idempotency key"))
 }

@@ -130,34 +130,31 @@ impl Engine {
         };
         if let Some(mark) = caller.mark()
             && mark.attempt == Attempt::AfterAnother
-            && let Some(made) = self.made_before(table, mark, 0, caller, &found).await?
+            && let Some(made) = self.made_before(table, mark, caller, &found).await?
         {
             return Ok(made);
         }
-        let mut floor = None;
-        let error = match self.make(table, deadline, caller, &work, &mut floor).await {
+        let error = match self.make(table, deadline, caller, &work).await {
             Ok(made) => return Ok(made),
             Err(error) => error,
         };
         // It may stand all the same: storage took it and did not say so, or another process did it.
-        match (caller.mark(), floor) {
-            (Some(mark), Some(floor)) if !error.is_certainly_not_committed() => {
-                let made = self.made_before(table, mark, floor, caller, &found).await;
-                Ok(made.ok().flatten().ok_or(error)?)
+        match caller.mark() {
+            Some(mark) if !error.is_certainly_not_committed() => {
+                let made = self.made_before(table, mark, caller, &found).await;
+                made.ok().flatten().ok_or(error)
             }
             _ => Err(error),
         }
     }
 
-    /// Goes again until the change is made or cannot be. `floor` is the version on which it was
-    /// first tried.
+    /// Goes again until the change is made or cannot be.
     async fn make<T, W, F>(
         &self,
         table: &Table,
         deadline: Instant,
         caller: &Caller,
         work: &W,
-        floor: &mut Option<u64>,
     ) -> Result<Made<T>>
     where
         W: Fn(Snapshot) -> F,
@@ -168,7 +165,6 @@ impl Engine {
             let snapshot = self.open(table, None).await?.behind(self.fence_for(table, caller));
             let snapshot = snapshot.made_for(caller.mark().cloned());
             let read_version = snapshot.version();
-            floor.get_or_insert(read_version);
             let changed = work(snapshot).await;
             self.record_landed_versions(table, &changed.landed, caller).await;
             let last = changed.landed.last();

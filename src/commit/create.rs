@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::received::{Known, drain};
-use super::{CommitRequest, Engine, NewLocation, Once, OnConflict};
+use super::{CommitRequest, Engine, NewLocation, OnConflict, Once};
 use crate::catalog::{idempotency, namespaces, removals, tables, versions, views};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};

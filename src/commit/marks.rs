@@ -78,11 +78,10 @@ impl Engine {
         &self,
         table: &Table,
         mark: &Mark,
-        floor: u64,
         caller: &Caller,
         found: impl Fn(&Found) -> Result<T>,
     ) -> Result<Option<Made<T>>> {
-        let Some(before) = self.find_marked(table, mark, floor).await? else { return Ok(None) };
+        let Some(before) = self.find_marked(table, mark, 0).await? else { return Ok(None) };
         self.record_found(table, &before, caller).await;
         let version = before.marked.version;
         tracing::info!(

@@ -147,12 +147,19 @@ impl Engine {
             if upload.is_none() {
                 return Err(answer_expired());
             }
-            self.commit_in_turn(table, request, attempt, Some(once), &caller).await
+            let committed = self.commit_in_turn(table, request, attempt, Some(once), &caller).await;
+            match committed {
+                // Another process took the request over and did it, or storage did and did not say so.
+                Err(error) if !error.is_certainly_not_committed() => {
+                    let found = self.find_commit(table, once, &caller).await;
+                    found.ok().flatten().ok_or(error)
+                }
+                committed => committed,
+            }
         };
         let outcome = self.while_alive(Some(once), work).await?;
-        if attempt == Attempt::AfterAnother {
-            self.discard(table, upload, caller).await;
-        }
+        // They were committed, or the same ones were before.
+        self.discard(table, upload, caller).await;
         Ok(outcome)
     }
 
@@ -183,12 +190,18 @@ impl Engine {
         Ok(Some(outcome))
     }
 
-    /// Removes rows that were staged for nothing. Of those that were committed after all it lets go.
+    /// Removes rows that were staged for nothing; those that were committed stay.
     async fn discard(&self, table: &Table, upload: Option<&Upload>, caller: &Caller) {
         let Some(upload) = upload else { return };
-        match self.abort_upload(table, upload.key, caller).await {
-            Ok(()) | Err(Error::InvalidTableState(_) | Error::InvalidInput(_)) => {}
-            Err(error) => tracing::warn!(upload.id = %upload.key, %error, "could not abort yet"),
+        let discarded = async {
+            let found = self.find_upload(table, upload.key).await?;
+            match found.state {
+                UploadState::Staged => self.abort_upload(table, upload.key, caller).await,
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = discarded.await {
+            tracing::warn!(upload.id = %upload.key, %error, "could not abort yet");
         }
     }
 }

@@ -25,7 +25,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<u64>> {
         let terms = terms(Meanwhile::Rebase, None);
-        let work = |snapshot: Snapshot| async move { snapshot.delete_rows(predicate, &terms).await };
+        let work =
+            |snapshot: Snapshot| async move { snapshot.delete_rows(predicate, &terms).await };
         self.change(table, caller, work, |found| found.marked.rows_deleted()).await
     }
 

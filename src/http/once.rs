@@ -11,9 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{OpenApi, RefOr};
 
 use super::AppState;
 use super::error::{ApiError, ApiResult};
@@ -194,10 +194,8 @@ async fn pass_on_once(
         parts.extensions.insert(StreamKey::new(bound));
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
-    let (once, request) = read(&state, Request::from_parts(parts, body), |bytes| {
-        Once::of_key(&bound, bytes)
-    })
-    .await?;
+    let (once, request) =
+        read(&state, Request::from_parts(parts, body), |bytes| Once::of_key(&bound, bytes)).await?;
     answer_once(&state, once, request, next).await
 }
 

@@ -216,8 +216,7 @@ impl Guard {
         object_store: &ObjectStore,
     ) -> lance::Result<Stands> {
         let inner = &self.inner;
-        let found =
-            inner.resolve_version_location(base_path, version, &object_store.inner).await;
+        let found = inner.resolve_version_location(base_path, version, &object_store.inner).await;
         let location = match found {
             Ok(location) => location,
             Err(error) if self.is_nothing(&error) => return Ok(Stands::Other),
@@ -228,20 +227,20 @@ impl Guard {
             Err(error) if self.is_nothing(&error) => return Ok(Stands::Other),
             Err(error) => return Err(error),
         };
-        let stood: pb::Transaction = match (manifest.transaction_section, &manifest.transaction_file)
-        {
-            (Some(position), _) => {
-                let reader = object_store.open(&location.path).await?;
-                read_message(reader.as_ref(), position).await?
-            }
-            (None, Some(file)) => {
-                let path = base_path.clone().join(TRANSACTIONS_DIR).join(file.as_str());
-                let bytes = object_store.inner.get(&path).await?.bytes().await?;
-                pb::Transaction::decode(bytes)
-                    .map_err(|error| lance::Error::internal(error.to_string()))?
-            }
-            (None, None) => return Ok(Stands::Other),
-        };
+        let stood: pb::Transaction =
+            match (manifest.transaction_section, &manifest.transaction_file) {
+                (Some(position), _) => {
+                    let reader = object_store.open(&location.path).await?;
+                    read_message(reader.as_ref(), position).await?
+                }
+                (None, Some(file)) => {
+                    let path = base_path.clone().join(TRANSACTIONS_DIR).join(file.as_str());
+                    let bytes = object_store.inner.get(&path).await?.bytes().await?;
+                    pb::Transaction::decode(bytes)
+                        .map_err(|error| lance::Error::internal(error.to_string()))?
+                }
+                (None, None) => return Ok(Stands::Other),
+            };
         if !holds_mark(&stood.uuid, &stood.transaction_properties, mark) {
             return Ok(Stands::Other);
         }

@@ -51,14 +51,8 @@ fn changes() -> Vec<(String, Body)> {
         (on(&UPSERT.replace('?', "/?")), Body::Rows(batch_ab(19..22))),
         (on("insert"), Body::Rows(batch_ab(30..33))),
         (on("insert/"), Body::Rows(batch_ab(33..34))),
-        (
-            on("add_columns"),
-            Body::Json(json!({"new_columns": [{"name": "c", "expression": "a"}]})),
-        ),
-        (
-            on("alter_columns"),
-            Body::Json(json!({"alterations": [{"path": "c", "rename": "d"}]})),
-        ),
+        (on("add_columns"), Body::Json(json!({"new_columns": [{"name": "c", "expression": "a"}]}))),
+        (on("alter_columns"), Body::Json(json!({"alterations": [{"path": "c", "rename": "d"}]}))),
         (
             on("update_field_metadata"),
             Body::Json(json!({"updates": [{"path": "d", "metadata": {"k": "v"}}]})),

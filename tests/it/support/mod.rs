@@ -14,8 +14,8 @@ pub mod raw;
 mod reply;
 pub mod rows;
 mod server;
-pub mod staging;
 pub mod sql;
+pub mod staging;
 mod steps;
 pub mod upstream;
 
