@@ -262,3 +262,170 @@ fn twin() -> Error {
         "another process makes the change of this request; try again with the same key".into(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int32Array, RecordBatch, RecordBatchIterator};
+    use async_trait::async_trait;
+    use lance::Dataset;
+    use lance::dataset::builder::DatasetBuilder;
+    use lance::dataset::write::delete::DeleteBuilder;
+    use lance_table::format::IndexMetadata;
+    use lance_table::io::commit::{
+        CommitHandler, ManifestNamingScheme, ManifestWriter, commit_handler_from_url,
+    };
+
+    use super::super::guard::Ledger;
+    use super::*;
+    use crate::model::Mark;
+
+    const ID: Uuid = Uuid::from_u128(7);
+
+    /// Storage that takes every manifest, and says that it did not.
+    #[derive(Debug)]
+    struct Forgetful {
+        inner: Arc<dyn CommitHandler>,
+        says: fn() -> CommitError,
+    }
+
+    #[async_trait]
+    impl CommitHandler for Forgetful {
+        fn is_version_not_found_definitive(&self) -> bool {
+            true
+        }
+
+        async fn commit(
+            &self,
+            manifest: &mut Manifest,
+            indices: Option<Vec<IndexMetadata>>,
+            base_path: &Path,
+            object_store: &ObjectStore,
+            manifest_writer: ManifestWriter,
+            naming_scheme: ManifestNamingScheme,
+            transaction: Option<lance_table::format::Transaction>,
+        ) -> std::result::Result<ManifestLocation, CommitError> {
+            self.inner
+                .commit(
+                    manifest,
+                    indices,
+                    base_path,
+                    object_store,
+                    manifest_writer,
+                    naming_scheme,
+                    transaction,
+                )
+                .await?;
+            Err((self.says)())
+        }
+    }
+
+    fn conflict() -> CommitError {
+        CommitError::CommitConflict
+    }
+
+    fn broken() -> CommitError {
+        CommitError::OtherError(lance::Error::io("the connection broke"))
+    }
+
+    async fn table(uri: &str) {
+        let values = Arc::new(Int32Array::from_iter_values(0..3));
+        let batch = RecordBatch::try_from_iter([("a", values as _)]).unwrap();
+        let schema = batch.schema();
+        let rows = RecordBatchIterator::new([Ok(batch)], schema);
+        Box::pin(Dataset::write(rows, uri, None)).await.unwrap();
+    }
+
+    /// Version 1, opened so that what is put is marked.
+    async fn opened(
+        uri: &str,
+        attempt: Attempt,
+        says: Option<fn() -> CommitError>,
+    ) -> (Dataset, Ledger) {
+        let inner = commit_handler_from_url(uri, &None).await.unwrap();
+        let inner = match says {
+            Some(says) => Arc::new(Forgetful { inner, says }),
+            None => inner,
+        };
+        let (id, key_hash, holder) = (ID, String::new(), Uuid::nil());
+        let mark = Mark { id, key_hash, holder, attempt, since_us: 0 };
+        let ledger = Ledger::default();
+        let guard = Guard {
+            mark: Some(Arc::new(mark)),
+            read_version: 1,
+            ledger: ledger.clone(),
+            ..Guard::new(inner)
+        };
+        let builder = DatasetBuilder::from_uri(uri).with_version(1);
+        let builder = builder.with_commit_handler(Arc::new(guard));
+        (Box::pin(builder.load()).await.unwrap(), ledger)
+    }
+
+    async fn delete(dataset: Dataset, predicate: &str) -> lance::Result<u64> {
+        let deleted =
+            DeleteBuilder::new(Arc::new(dataset), predicate).conflict_retries(0).execute();
+        Box::pin(deleted).await.map(|deleted| deleted.num_deleted_rows)
+    }
+
+    async fn newest(uri: &str) -> Dataset {
+        Box::pin(Dataset::open(uri)).await.unwrap()
+    }
+
+    async fn is_marked(dataset: &Dataset, version: u64) -> bool {
+        let made = dataset.read_version_transaction(version).await.unwrap();
+        let transaction = made.transaction.unwrap();
+        holds_mark(&transaction.uuid, &transaction.transaction_properties.unwrap_or_default(), ID)
+    }
+
+    /// Lance compares what stands with its own transaction, which has no mark.
+    #[tokio::test]
+    async fn what_storage_took_without_saying_so_is_ours() {
+        for says in [conflict, broken] {
+            let folder = tempfile::tempdir().unwrap();
+            let uri = folder.path().to_str().unwrap();
+            table(uri).await;
+            let (dataset, ledger) = opened(uri, Attempt::First, Some(says)).await;
+            assert_eq!(delete(dataset, "a = 1").await.unwrap(), 1);
+            let landed = ledger.take();
+            assert_eq!(landed.len(), 1);
+            assert_eq!(landed[0].manifest.version, 2);
+            let newest = newest(uri).await;
+            assert_eq!(newest.version().version, 2);
+            assert!(is_marked(&newest, 2).await);
+            assert!(!is_marked(&newest, 1).await);
+        }
+    }
+
+    /// Two deletions go together for Lance, and it would make the second on top of the first.
+    #[tokio::test]
+    async fn what_another_try_made_is_not_built_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().to_str().unwrap();
+        table(uri).await;
+        let (late, _) = opened(uri, Attempt::AfterAnother, None).await;
+        let (first, _) = opened(uri, Attempt::First, None).await;
+        delete(first, "a = 1").await.unwrap();
+        let refused = delete(late, "a = 2").await.unwrap_err();
+        assert!(refused.to_string().contains("another process"), "{refused}");
+        assert_eq!(newest(uri).await.version().version, 2);
+    }
+
+    /// As one of more than 20 MiB is, which does not travel in the manifest.
+    #[tokio::test]
+    async fn a_transaction_beside_the_manifest_is_marked_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().to_str().unwrap();
+        table(uri).await;
+        let dataset = newest(uri).await;
+        let guard = Guard::new(commit_handler_from_url(uri, &None).await.unwrap());
+        let (store, base) = ObjectStore::from_uri(uri).await.unwrap();
+        let manifest = dataset.manifest();
+        let id = guard.put_mark(ID, &mut None, manifest, &base, &store).await.unwrap();
+        let file = folder.path().join(TRANSACTIONS_DIR);
+        let file = file.join(manifest.transaction_file.as_deref().unwrap());
+        let written = pb::Transaction::decode(std::fs::read(file).unwrap().as_slice()).unwrap();
+        assert_eq!(written.uuid, id);
+        assert!(holds_mark(&written.uuid, &written.transaction_properties, ID));
+    }
+}
