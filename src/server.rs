@@ -1,5 +1,6 @@
 //! The composition root: settings become parts, parts become a running server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
@@ -12,8 +13,24 @@ use crate::commit::{Engine, Versioning};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::http::{AppState, Limits, UnknownDatabases, router};
-use crate::lake::Lake;
-use crate::{jobs, model};
+use crate::jobs;
+use crate::lake::{Lake, WrappingObjectStore};
+use crate::model::Clock;
+
+/// What a server is made of that is no setting.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub clock: Clock,
+    /// Stands between the server and its storage.
+    pub storage: Option<Arc<dyn WrappingObjectStore>>,
+}
+
+impl Default for Parts {
+    /// The machine's clock, and storage as it is.
+    fn default() -> Self {
+        Self { clock: Clock::system(), storage: None }
+    }
+}
 
 /// Serves until `shutdown` resolves; then takes no new work and lets what runs finish within the
 /// grace time.
@@ -38,7 +55,21 @@ pub async fn run_announced(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    let state = build(&settings).await?;
+    run_with(Parts::default(), settings, listener, shutdown, ready).await
+}
+
+/// As [`run_announced`], of these parts.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    parts: Parts,
+    settings: Settings,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let state = build(parts, &settings).await?;
     ready();
     let stop = CancellationToken::new();
     // Jobs, and writes whose clients hung up.
@@ -80,15 +111,14 @@ pub async fn run_announced(
     served.map_err(|error| Error::internal("serving", error))
 }
 
-async fn build(settings: &Settings) -> Result<AppState> {
+async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let catalog = Catalog::open(&settings.database).await?;
     if settings.migrate {
         catalog.migrate().await?;
     }
-    let lake =
-        Lake::open(&settings.storage_root, &settings.allow_locations, &settings.storage_options)
-            .await?;
-    let clock = model::Clock::system();
+    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
+    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
+    let clock = parts.clock;
     let work = TaskTracker::new();
     let versioning =
         if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };

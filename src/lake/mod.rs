@@ -61,6 +61,7 @@ pub use clone::{Cloned, Depth};
 pub use fulltext::TextSearch;
 pub use guard::{Fence, Landed};
 pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptions};
+pub use lance_io::object_store::WrappingObjectStore;
 pub use location::{Location, Locations};
 pub use ordering::SortKey;
 pub use plan::Detail;
@@ -123,7 +124,8 @@ pub struct Lake {
 
 impl Lake {
     /// `root` is where new tables go; `allowed` are the further prefixes to which a caller may
-    /// point a table. A local root is made if absent.
+    /// point a table. A local root is made if absent. `wrapper` sees what goes to storage, but for
+    /// the files that Lance writes and reads itself where a location is a plain path.
     ///
     /// # Errors
     /// `InvalidInput` for a root or prefix that is not a path or a URI that Lance knows.
@@ -131,11 +133,13 @@ impl Lake {
         root: &str,
         allowed: &[String],
         options: &BTreeMap<String, String>,
+        wrapper: Option<Arc<dyn WrappingObjectStore>>,
     ) -> Result<Self> {
         let locations = Locations::new(root, allowed)?;
         let options: HashMap<String, String> =
             options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let mut params = ObjectStoreParams::default();
+        let mut params =
+            ObjectStoreParams { object_store_wrapper: wrapper, ..ObjectStoreParams::default() };
         if !options.is_empty() {
             params.storage_options_accessor =
                 Some(Arc::new(StorageOptionsAccessor::with_static_options(options)));
