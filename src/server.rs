@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
-use crate::commit::{Engine, Versioning};
-use crate::config::Settings;
+use crate::commit::{CatalogArbiter, Engine, Versioning};
+use crate::config::{CommitArbiter, Settings};
 use crate::error::{Error, Result};
 use crate::http::{AppState, Limits, UnknownDatabases, router};
 use crate::jobs;
@@ -119,9 +119,14 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
     let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
     let clock = parts.clock;
+    let versioning = versioning(settings)?;
+    let lake = match settings.commit_arbiter {
+        CommitArbiter::Storage => lake,
+        CommitArbiter::Catalog => {
+            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+        }
+    };
     let work = TaskTracker::new();
-    let versioning =
-        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
     let ttl = settings.upload_ttl;
     let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, work.clone());
     engine.prepare_catalog().await?;
@@ -132,6 +137,20 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
     Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
+}
+
+/// # Errors
+/// `InvalidInput` when clients are to commit past the catalog that decides the versions.
+fn versioning(settings: &Settings) -> Result<Versioning> {
+    match (settings.commit_arbiter, settings.managed_versioning) {
+        (CommitArbiter::Storage, true) => Ok(Versioning::Managed),
+        (CommitArbiter::Storage, false) => Ok(Versioning::Adopted),
+        (CommitArbiter::Catalog, true) => Ok(Versioning::Required),
+        (CommitArbiter::Catalog, false) => Err(Error::invalid_input(
+            "with commit_arbiter = catalog, clients have to commit through this server: \
+             managed_versioning cannot be switched off",
+        )),
+    }
 }
 
 /// Brings the schema of the database up to date, and nothing else.

@@ -50,6 +50,7 @@ impl Engine {
                 }
             }
         }
+        self.finish_versions().await?;
         let mut tx = self.catalog.write().await?;
         swept.answers = idempotency::delete_expired(&mut tx, now_us).await?;
         tx.commit().await?;

@@ -17,7 +17,7 @@ pub use caller::Caller;
 pub use clock::Clock;
 pub use ids::{Name, NamespaceId, TableId};
 pub use job::{Job, JobKind, JobState};
-pub use manifest::{ManifestEntry, NamingScheme};
+pub use manifest::{ClaimState, ManifestClaim, ManifestEntry, NamingScheme};
 pub use multipart::{InsertMode, MultipartState, MultipartWrite, Part};
 pub use page::{Page, PageScope};
 pub use table::{Namespace, Origin, Properties, Table, TableState, TableVersion};
