@@ -4,6 +4,7 @@
 
 mod add_columns;
 mod alter;
+mod append;
 mod arbiter;
 mod backfill;
 mod blobs;
@@ -30,6 +31,7 @@ mod search;
 mod selection;
 mod snapshot;
 mod spool;
+mod stage;
 mod staged;
 mod stats;
 mod storable;
@@ -55,6 +57,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
+pub use append::{Addition, shared_properties};
 pub use arbiter::Arbiter;
 pub use backfill::Backfill;
 pub use blobs::{Blob, RowKey};
@@ -79,6 +82,7 @@ pub use search::{Accuracy, Vectors};
 pub use selection::Selection;
 pub use snapshot::{Snapshot, Stats};
 pub use spool::Spooled;
+pub use stage::Told;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
 pub use storable::unstorable;

@@ -4,11 +4,12 @@ use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::uploads::parse_upload_id;
-use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once};
+use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once, UploadsAfter};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
@@ -32,7 +33,7 @@ pub struct CommitTableRequest {
     #[allow(dead_code, reason = "nothing in it is used yet")]
     context: Option<Context>,
     /// The table's identifier; when given it must be the one of the path.
-    id: Option<Vec<String>>,
+    pub(super) id: Option<Vec<String>>,
     /// `append`, `overwrite` or `merge`.
     operation: String,
     /// The version that the data was made against; 0 for a table without one.
@@ -47,17 +48,17 @@ pub struct CommitTableRequest {
     /// `rebase` (default): Lance's own conflict rules; `fail`: refuse unless the newest version
     /// still is `read_version`.
     on_conflict: Option<String>,
-    /// Whether this commit may share a version with others that wait; no commit does so far.
-    #[allow(dead_code, reason = "commits are not grouped yet, so that both values mean the same")]
+    /// Whether an append may share its version with others that wait (default: true). One with
+    /// `on_conflict: "fail"` never does.
     coalesce: Option<bool>,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(super) branch: Option<String>,
     /// Kept in the version's transaction.
     properties: Option<Properties>,
 }
 
 impl CommitTableRequest {
-    fn into_commit(self) -> Result<CommitRequest> {
+    pub(super) fn into_commit(self) -> Result<CommitRequest> {
         let operations = [
             ("append", Change::Append),
             ("overwrite", Change::Overwrite),
@@ -91,6 +92,9 @@ impl CommitTableRequest {
             schema,
             on_conflict,
             properties: self.properties.unwrap_or_default(),
+            coalesce: self.coalesce.unwrap_or(true),
+            claimed: None,
+            uploads_after: UploadsAfter::Kept,
         })
     }
 }
@@ -145,14 +149,20 @@ pub async fn commit_table(
     Ok(Reply(outcome.into()))
 }
 
+/// The largest body that takes no time to read.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// A body of hundreds of thousands of fragments takes its time: not on the threads that answer.
-async fn parse_commit(body: Bytes) -> Result<CommitTableRequest> {
+pub(super) async fn parse_commit<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T> {
+    if body.len() <= SMALL_BYTES {
+        return parse_json(&body);
+    }
     tokio::task::spawn_blocking(move || parse_json(&body))
         .await
         .map_err(|error| Error::internal("reading a commit", error))?
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };

@@ -13,6 +13,7 @@ pub mod process;
 pub mod raw;
 mod reply;
 pub mod rows;
+pub mod script;
 mod server;
 pub mod staging;
 mod steps;
