@@ -43,11 +43,9 @@ pub async fn find_claim(
 pub async fn find_latest_claim(tx: &mut Tx, location: &str) -> Result<Option<ManifestClaim>> {
     const SQL: &str = "SELECT version, path, size_bytes, is_final FROM manifest_claims \
         WHERE location = $1 ORDER BY version DESC LIMIT 1";
-    let row = run!(tx, |c| sqlx::query_as::<_, ClaimRow>(SQL)
-        .bind(location)
-        .fetch_optional(c)
-        .await)
-    .map_err(|error| failed(error, "reading who has the newest version"))?;
+    let row =
+        run!(tx, |c| sqlx::query_as::<_, ClaimRow>(SQL).bind(location).fetch_optional(c).await)
+            .map_err(|error| failed(error, "reading who has the newest version"))?;
     Ok(row.map(ManifestClaim::from))
 }
 
@@ -68,11 +66,8 @@ pub async fn list_claims(tx: &mut Tx, location: &str, floor: u64) -> Result<Vec<
 pub async fn list_staged_claims(tx: &mut Tx, location: &str) -> Result<Vec<ManifestClaim>> {
     const SQL: &str = "SELECT version, path, size_bytes, is_final FROM manifest_claims \
         WHERE location = $1 AND NOT is_final ORDER BY version";
-    let rows = run!(tx, |c| sqlx::query_as::<_, ClaimRow>(SQL)
-        .bind(location)
-        .fetch_all(c)
-        .await)
-    .map_err(|error| failed(error, "listing versions that are not finished"))?;
+    let rows = run!(tx, |c| sqlx::query_as::<_, ClaimRow>(SQL).bind(location).fetch_all(c).await)
+        .map_err(|error| failed(error, "listing versions that are not finished"))?;
     Ok(rows.into_iter().map(ManifestClaim::from).collect())
 }
 
@@ -132,13 +127,8 @@ pub async fn finish_claim(tx: &mut Tx, location: &str, claim: &ManifestClaim) ->
 /// Gives a version back.
 pub async fn delete_claim(tx: &mut Tx, location: &str, version: u64) -> Result<()> {
     const SQL: &str = "DELETE FROM manifest_claims WHERE location = $1 AND version = $2";
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(location)
-        .bind(to_sql(version))
-        .execute(c)
-        .await
-        .map(drop))
-    .map_err(|error| failed(error, "giving a version back"))
+    run!(tx, |c| sqlx::query(SQL).bind(location).bind(to_sql(version)).execute(c).await.map(drop))
+        .map_err(|error| failed(error, "giving a version back"))
 }
 
 /// Gives all versions of a folder back, and of the branches that it holds.

@@ -157,9 +157,9 @@ pub(super) async fn standing_versions(
     let mut page = Page::new(scope, Some(i64::from(Page::MAX_LIMIT)), None)?;
     loop {
         let mut branches = lake.list_branches(root, &page).await?;
-        page.after = page.finish(&mut branches, |branch| branch.name.clone()).and_then(|_| {
-            branches.last().map(|branch| branch.name.clone())
-        });
+        page.after = page
+            .finish(&mut branches, |branch| branch.name.clone())
+            .and_then(|_| branches.last().map(|branch| branch.name.clone()));
         for branch in branches {
             let folder = root.of_branch(&Branch::from_stored(branch.name));
             let entries = lake.list_manifests(&folder).await?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lance::Dataset;
 use tokio::time::Instant;
 
-use super::guard::{Guard, Landed, Ledger};
 use super::Snapshot;
+use super::guard::{Guard, Landed, Ledger};
 use crate::error::{Error, Result};
 
 /// What is done when others commit while a change is being made.

@@ -11,8 +11,8 @@ use lance::session::Session;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::{ManifestLocation, ManifestNamingScheme};
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
