@@ -116,20 +116,8 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     if settings.migrate {
         catalog.migrate().await?;
     }
-    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
-    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
-    let clock = parts.clock;
-    let versioning = versioning(settings)?;
-    let lake = match settings.commit_arbiter {
-        CommitArbiter::Storage => lake,
-        CommitArbiter::Catalog => {
-            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
-        }
-    };
     let work = TaskTracker::new();
-    let ttl = settings.upload_ttl;
-    let (waiting, tasks) = (settings.max_waiting, work.clone());
-    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
+    let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,
@@ -152,6 +140,45 @@ fn versioning(settings: &Settings) -> Result<Versioning> {
              managed_versioning cannot be switched off",
         )),
     }
+}
+
+async fn engine(
+    parts: Parts,
+    settings: &Settings,
+    catalog: &Catalog,
+    work: &TaskTracker,
+) -> Result<(Lake, Engine)> {
+    let clock = parts.clock;
+    let versioning = versioning(settings)?;
+    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
+    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
+    let lake = match settings.commit_arbiter {
+        CommitArbiter::Storage => lake,
+        CommitArbiter::Catalog => {
+            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+        }
+    };
+    let ttl = settings.upload_ttl;
+    let (waiting, tasks) = (settings.max_waiting, work.clone());
+    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
+    Ok((lake, engine))
+}
+
+/// Does some work on a catalog that is there and on its storage, without a server.
+///
+/// # Errors
+/// `InvalidInput` for a database that is not there or has not the schema of this version: from an
+/// empty one, everything in storage would look like garbage. Else what `work` ends with.
+pub async fn offline<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Engine) -> Result<T>,
+) -> Result<T> {
+    let catalog = Catalog::open_existing(&settings.database).await?;
+    let (_, engine) = engine(Parts::default(), settings, &catalog, &TaskTracker::new()).await?;
+    let outcome = work(&engine).await;
+    // What is still under way at its end is not worth waiting for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;
+    outcome
 }
 
 /// Brings the schema of the database up to date, and nothing else.

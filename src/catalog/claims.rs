@@ -84,6 +84,13 @@ pub async fn list_unfinished(tx: &mut Tx, before_us: i64, limit: i64) -> Result<
     .map_err(|error| failed(error, "listing versions that are not finished"))
 }
 
+/// Where the manifests stand that have a version and not their final names, in all tables.
+pub async fn list_staged_paths(tx: &mut Tx) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT path FROM manifest_claims WHERE NOT is_final";
+    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL).fetch_all(c).await)
+        .map_err(|error| failed(error, "listing versions that are not finished"))
+}
+
 /// Takes a version for a manifest. Answers false when the version has one.
 pub async fn insert_claim(
     tx: &mut Tx,

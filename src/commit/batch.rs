@@ -682,6 +682,17 @@ pub(super) fn at(index: usize, error: Error) -> Error {
     Error::of_entry(index, error)
 }
 
+/// Where the manifests are staged that a batch, as it is kept, puts; as rows of versions have paths.
+pub(super) fn staged_paths(changes: &str) -> Result<Vec<String>> {
+    let steps: Vec<Step> =
+        serde_json::from_str(changes).map_err(|error| Error::internal("reading a batch", error))?;
+    let paths = steps.into_iter().filter_map(|step| match step {
+        Step::CreateVersion { path, .. } => Some(path.trim_start_matches('/').to_owned()),
+        _ => None,
+    });
+    Ok(paths.collect())
+}
+
 fn gone() -> Error {
     Error::InvalidTableState("the table is gone".into())
 }

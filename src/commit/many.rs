@@ -417,4 +417,3 @@ fn answer_of(batch: &Batch) -> Result<TablesCommitted> {
     let settlement = settlement.ok_or_else(|| Error::internal("reading a batch", "no answer"))?;
     Ok(settlement.answer.clone())
 }
-

@@ -145,7 +145,7 @@ impl Lake {
         base: &Snapshot,
         input: &Input,
     ) -> Result<Operation> {
-        let addition = self.inspect(location, input).await?;
+        let addition = self.addition(location, input).await?;
         base.check_additions(&[&addition]).into_iter().collect::<Result<()>>()?;
         Ok(Operation::Append { fragments: addition.fragments })
     }

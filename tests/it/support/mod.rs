@@ -18,6 +18,7 @@ pub mod script;
 mod server;
 pub mod staging;
 mod steps;
+pub mod upkeep;
 pub mod upstream;
 
 pub use database::Database;
