@@ -1,5 +1,6 @@
 //! The composition root: settings become parts, parts become a running server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
@@ -8,12 +9,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
-use crate::commit::{Engine, Versioning};
-use crate::config::Settings;
+use crate::commit::{CatalogArbiter, Engine, Versioning};
+use crate::config::{CommitArbiter, Settings};
 use crate::error::{Error, Result};
 use crate::http::{AppState, Limits, UnknownDatabases, router};
-use crate::lake::Lake;
-use crate::{jobs, model};
+use crate::jobs;
+use crate::lake::{Lake, WrappingObjectStore};
+use crate::model::Clock;
+
+/// What a server is made of that is no setting.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub clock: Clock,
+    /// Stands between the server and its storage.
+    pub storage: Option<Arc<dyn WrappingObjectStore>>,
+}
+
+impl Default for Parts {
+    /// The machine's clock, and storage as it is.
+    fn default() -> Self {
+        Self { clock: Clock::system(), storage: None }
+    }
+}
 
 /// Serves until `shutdown` resolves; then takes no new work and lets what runs finish within the
 /// grace time.
@@ -38,7 +55,21 @@ pub async fn run_announced(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<()> {
-    let state = build(&settings).await?;
+    run_with(Parts::default(), settings, listener, shutdown, ready).await
+}
+
+/// As [`run_announced`], of these parts.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    parts: Parts,
+    settings: Settings,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let state = build(parts, &settings).await?;
     ready();
     let stop = CancellationToken::new();
     // Jobs, and writes whose clients hung up.
@@ -80,13 +111,13 @@ pub async fn run_announced(
     served.map_err(|error| Error::internal("serving", error))
 }
 
-async fn build(settings: &Settings) -> Result<AppState> {
+async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let catalog = Catalog::open(&settings.database).await?;
     if settings.migrate {
         catalog.migrate().await?;
     }
     let work = TaskTracker::new();
-    let (lake, engine) = engine(settings, &catalog, &work).await?;
+    let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,
@@ -97,17 +128,36 @@ async fn build(settings: &Settings) -> Result<AppState> {
     Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
 }
 
+/// # Errors
+/// `InvalidInput` when clients are to commit past the catalog that decides the versions.
+fn versioning(settings: &Settings) -> Result<Versioning> {
+    match (settings.commit_arbiter, settings.managed_versioning) {
+        (CommitArbiter::Storage, true) => Ok(Versioning::Managed),
+        (CommitArbiter::Storage, false) => Ok(Versioning::Adopted),
+        (CommitArbiter::Catalog, true) => Ok(Versioning::Required),
+        (CommitArbiter::Catalog, false) => Err(Error::invalid_input(
+            "with commit_arbiter = catalog, clients have to commit through this server: \
+             managed_versioning cannot be switched off",
+        )),
+    }
+}
+
 async fn engine(
+    parts: Parts,
     settings: &Settings,
     catalog: &Catalog,
     work: &TaskTracker,
 ) -> Result<(Lake, Engine)> {
-    let lake =
-        Lake::open(&settings.storage_root, &settings.allow_locations, &settings.storage_options)
-            .await?;
-    let clock = model::Clock::system();
-    let versioning =
-        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
+    let clock = parts.clock;
+    let versioning = versioning(settings)?;
+    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
+    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
+    let lake = match settings.commit_arbiter {
+        CommitArbiter::Storage => lake,
+        CommitArbiter::Catalog => {
+            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+        }
+    };
     let ttl = settings.upload_ttl;
     let (waiting, tasks) = (settings.max_waiting, work.clone());
     let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
@@ -124,7 +174,7 @@ pub async fn offline<T>(
     work: impl AsyncFnOnce(&Engine) -> Result<T>,
 ) -> Result<T> {
     let catalog = Catalog::open_existing(&settings.database).await?;
-    let (_, engine) = engine(settings, &catalog, &TaskTracker::new()).await?;
+    let (_, engine) = engine(Parts::default(), settings, &catalog, &TaskTracker::new()).await?;
     let outcome = work(&engine).await;
     // What is still under way at its end is not worth waiting for.
     let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;

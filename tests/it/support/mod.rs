@@ -8,6 +8,7 @@ pub mod batches;
 pub mod code;
 mod database;
 pub mod foreign;
+pub mod overwriting;
 pub mod parts;
 pub mod process;
 pub mod raw;

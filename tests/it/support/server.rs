@@ -9,6 +9,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
 use tiltyard::config::Settings;
+use tiltyard::server::Parts;
 use tokio::sync::oneshot;
 
 use super::{Database, Reply};
@@ -32,6 +33,7 @@ pub struct TestServer {
     client: Client,
     running: Running,
     configure: Configure,
+    parts: Parts,
     home: Arc<Home>,
 }
 
@@ -59,26 +61,41 @@ impl TestServer {
         backend: Backend,
         configure: impl Fn(&mut Settings) + Send + Sync + 'static,
     ) -> Option<Self> {
+        Self::spawn_of(backend, Parts::default(), configure).await
+    }
+
+    /// As [`Self::spawn_with`], of these parts.
+    pub async fn spawn_of(
+        backend: Backend,
+        parts: Parts,
+        configure: impl Fn(&mut Settings) + Send + Sync + 'static,
+    ) -> Option<Self> {
         let home = TempDir::with_prefix("tiltyard-it-").expect("a temporary folder");
         let database = Database::create(backend, home.path()).await?;
         let home = Arc::new(Home { database, folder: home });
-        Some(Self::start(home, Arc::new(configure)).await)
+        Some(Self::start(home, parts, Arc::new(configure)).await)
     }
 
     /// Another server of the same database and lake.
     pub async fn beside(&self) -> Self {
-        Self::start(self.home.clone(), self.configure.clone()).await
+        self.beside_of(Parts::default()).await
     }
 
-    async fn start(home: Arc<Home>, configure: Configure) -> Self {
-        let running = Running::start(settings(&home, configure.as_ref()));
+    /// As [`Self::beside`], of these parts.
+    pub async fn beside_of(&self, parts: Parts) -> Self {
+        Self::start(self.home.clone(), parts, self.configure.clone()).await
+    }
+
+    async fn start(home: Arc<Home>, parts: Parts, configure: Configure) -> Self {
+        let running = Running::start(parts.clone(), settings(&home, configure.as_ref()));
         let client = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(180))
             .build()
             .expect("an HTTP client");
-        let mut server = Self { base: running.base.clone(), client, running, configure, home };
+        let base = running.base.clone();
+        let mut server = Self { base, client, running, configure, parts, home };
         server.wait_until_up().await;
         server
     }
@@ -86,7 +103,8 @@ impl TestServer {
     /// Stops the server and starts it again on the same database and lake.
     pub async fn restart(&mut self) {
         assert!(self.running.stop(), "the server did not stop");
-        self.running = Running::start(settings(&self.home, self.configure.as_ref()));
+        let settings = settings(&self.home, self.configure.as_ref());
+        self.running = Running::start(self.parts.clone(), settings);
         self.base = self.running.base.clone();
         self.wait_until_up().await;
     }
@@ -241,7 +259,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(settings: Settings) -> Self {
+    fn start(parts: Parts, settings: Settings) -> Self {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         socket.set_nonblocking(true).expect("a non-blocking socket");
         let base = format!("http://{}", socket.local_addr().expect("an address"));
@@ -257,7 +275,7 @@ impl Running {
                 let stopped = async move {
                     let _ = signal.await;
                 };
-                tiltyard::server::run(settings, listener, stopped).await
+                tiltyard::server::run_with(parts, settings, listener, stopped, || {}).await
             });
             runtime.shutdown_timeout(Duration::from_secs(5));
             if let Err(error) = outcome {
