@@ -87,6 +87,9 @@ pub enum Error {
     /// Code 20. The data and the table's schema do not fit.
     #[error("{0}")]
     TableSchemaValidation(String),
+    /// Code 21. Nothing was changed; the same request can succeed a moment later.
+    #[error("{0}")]
+    Throttling(String),
     /// Code 22.
     #[error("branch '{branch}' of table '{table}' not found")]
     TableBranchNotFound { table: TableId, branch: Branch },

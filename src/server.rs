@@ -123,7 +123,8 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let versioning =
         if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
     let ttl = settings.upload_ttl;
-    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, work.clone());
+    let (waiting, tasks) = (settings.max_waiting, work.clone());
+    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,

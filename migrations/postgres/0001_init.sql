@@ -47,6 +47,16 @@ CREATE TABLE table_versions (
 );
 CREATE INDEX table_versions_by_transaction ON table_versions (transaction_id);
 
+-- The commits that share a version with others, which is made by a transaction of its own.
+CREATE TABLE shared_transactions (
+    transaction_id TEXT   NOT NULL PRIMARY KEY,
+    table_id       UUID   NOT NULL REFERENCES tables (table_id) ON DELETE CASCADE,
+    branch         TEXT   NOT NULL,
+    version        BIGINT NOT NULL,
+    committed_by   TEXT   NOT NULL
+);
+CREATE INDEX shared_transactions_by_version ON shared_transactions (table_id, branch, version);
+
 -- Writes in several parts, made by several requests at once, that become one version. How many parts
 -- it has is noted when it is completed, so that none can get lost on the way. Times out like an
 -- upload while it is open; after that its row stays for a while to answer those that ask again.

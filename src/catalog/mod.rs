@@ -7,6 +7,7 @@
 pub mod batches;
 pub mod clones;
 mod dialect;
+mod grouped;
 pub mod idempotency;
 pub mod jobs;
 pub mod multipart;
@@ -20,6 +21,7 @@ pub mod views;
 
 use std::ops::{Deref, DerefMut};
 
+use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 
@@ -46,6 +48,7 @@ use run;
 #[derive(Clone)]
 pub struct Catalog {
     pools: Pools,
+    group: grouped::Group,
 }
 
 #[derive(Clone)]
@@ -117,7 +120,13 @@ impl Catalog {
     /// # Errors
     /// `InvalidInput` for another kind of URL, `ServiceUnavailable` when it does not answer.
     pub async fn open(url: &str) -> Result<Self> {
-        dialect::open(url).await.map(|pools| Self { pools })
+        let pools = dialect::open(url).await?;
+        let writers = match &pools {
+            Pools::Sqlite { .. } => 1,
+            // One that waits for a row does not hold up all the others.
+            Pools::Postgres(_) => 4,
+        };
+        Ok(Self { group: grouped::Group::start(&pools, writers), pools })
     }
 
     /// Brings the schema up to date: every migration that the database does not have yet.
@@ -140,17 +149,20 @@ impl Catalog {
 
     /// A transaction to change with; it rolls back unless [`Tx::commit`] is called.
     pub async fn write(&self) -> Result<Tx> {
-        let session = match &self.pools {
-            // Taking the write lock at the start spares a deadlock when a read turns to a write.
-            Pools::Sqlite { writer, .. } => writer
-                .begin_with("BEGIN IMMEDIATE")
-                .await
-                .map(|transaction| Tx::Sqlite(Session::Write(transaction))),
-            Pools::Postgres(pool) => {
-                pool.begin().await.map(|transaction| Tx::Postgres(Session::Write(transaction)))
-            }
-        };
-        session.map_err(|error| failed(error, "connecting to the catalog"))
+        write(&self.pools).await
+    }
+
+    /// Changes with a transaction that other small writes of this process may share. `work` may be
+    /// run twice, but only one run is kept; an error takes back what it did, and nobody else's.
+    ///
+    /// # Errors
+    /// That of `work`. Any other means that the outcome is unknown.
+    pub async fn write_with_others<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + Sync + 'static,
+    {
+        self.group.write(work).await
     }
 
     /// Whether the database answers.
@@ -170,6 +182,21 @@ impl Catalog {
             Pools::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// A transaction of its own.
+async fn write(pools: &Pools) -> Result<Tx> {
+    let session = match pools {
+        // Taking the write lock at the start spares a deadlock when a read turns to a write.
+        Pools::Sqlite { writer, .. } => writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map(|transaction| Tx::Sqlite(Session::Write(transaction))),
+        Pools::Postgres(pool) => {
+            pool.begin().await.map(|transaction| Tx::Postgres(Session::Write(transaction)))
+        }
+    };
+    session.map_err(|error| failed(error, "connecting to the catalog"))
 }
 
 /// What a driver's error means when nothing in particular was expected.

@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, from_sql, run, to_json};
+use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
-use crate::model::Properties;
+use crate::model::{Properties, Table, TableVersion};
 
 /// A transaction that made a version.
 pub struct CommittedTransaction {
@@ -28,6 +28,39 @@ struct TransactionRow {
     committed_by: Option<String>,
     committed_at_us: i64,
     properties: String,
+}
+
+/// Notes that a commit shares a version, which a transaction of its own made.
+pub async fn insert_shared(
+    tx: &mut Tx,
+    id: &str,
+    table: &Table,
+    version: &TableVersion,
+    caller: &str,
+) -> Result<()> {
+    const SQL: &str = "INSERT INTO shared_transactions \
+        (transaction_id, table_id, branch, version, committed_by) VALUES ($1, $2, $3, $4, $5) \
+        ON CONFLICT (transaction_id) DO NOTHING";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(id)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .bind(to_sql(version.manifest.version))
+        .bind(caller)
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "recording a transaction"))
+}
+
+/// The transaction that made the version which a commit shares with others, and who committed it;
+/// `None` for one that had its version for itself.
+pub async fn find_shared(tx: &mut Tx, id: &str) -> Result<Option<(String, String)>> {
+    const SQL: &str = "SELECT v.transaction_id, s.committed_by FROM shared_transactions s \
+        JOIN table_versions v ON v.table_id = s.table_id AND v.branch = s.branch \
+        AND v.version = s.version WHERE s.transaction_id = $1 AND v.transaction_id IS NOT NULL";
+    run!(tx, |c| sqlx::query_as::<_, (String, String)>(SQL).bind(id).fetch_optional(c).await)
+        .map_err(|error| failed(error, "reading a transaction"))
 }
 
 /// The version that a transaction made; the first, of several that say so.

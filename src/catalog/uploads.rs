@@ -184,6 +184,18 @@ pub async fn end_claim(tx: &mut Tx, claim: &str, to: UploadState) -> Result<()> 
     .map_err(|error| failed(error, "ending a claim"))
 }
 
+/// Forgets the uploads of a claim: they are committed, and nobody will ask for them.
+pub async fn delete_claimed(tx: &mut Tx, claim: &str) -> Result<()> {
+    const SQL: &str = "DELETE FROM uploads WHERE claim = $1 AND state = $2";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(claim)
+        .bind(UploadState::Committing.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "forgetting the uploads of a commit"))
+}
+
 /// Takes an upload away from whoever would commit it, unless its state changed meanwhile or a
 /// commit claimed it after `stale_us`. Answers whether that succeeded.
 pub async fn condemn_upload(

@@ -61,6 +61,63 @@ pub async fn find_latest(tx: &mut Tx, table: &Table) -> Result<Option<TableVersi
     row.map(VersionRow::into_version).transpose()
 }
 
+/// Lance's names of the operations that go together with an append made before them, whichever
+/// version that read (`check_append_txn` in Lance's conflict rules).
+pub const BESIDE_APPEND: [&str; 8] =
+    ["Append", "Delete", "Update", "Rewrite", "CreateIndex", "Merge", "Project", "UpdateConfig"];
+
+/// Versions after `after`, up to `until`, whose operation is not known to go together with an append,
+/// newest first.
+pub async fn list_unlike_append(
+    tx: &mut Tx,
+    table: &Table,
+    after: u64,
+    until: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Option<String>)>> {
+    // The names of BESIDE_APPEND.
+    const SQL: &str = "SELECT version, operation FROM table_versions \
+        WHERE table_id = $1 AND branch = $2 AND version > $3 AND version <= $4 \
+        AND (operation IS NULL OR operation NOT IN ('Append', 'Delete', 'Update', 'Rewrite', \
+        'CreateIndex', 'Merge', 'Project', 'UpdateConfig')) ORDER BY version DESC LIMIT $5";
+    let rows = run!(tx, |c| sqlx::query_as::<_, (i64, Option<String>)>(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .bind(to_sql(after))
+        .bind(to_sql(until))
+        .bind(to_sql(limit as u64))
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing versions"))?;
+    Ok(rows.into_iter().map(|(version, operation)| (from_sql(version), operation)).collect())
+}
+
+/// What a commit to a branch asks just before its put.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LineState {
+    /// Whether a commit to several tables is at the branch.
+    pub is_intended: bool,
+    /// The newest version that has a row, and when it was committed, in microseconds.
+    pub newest: Option<i64>,
+    pub committed_at_us: Option<i64>,
+}
+
+/// How a branch stands; `None` when its table is gone.
+pub async fn find_line_state(tx: &mut Tx, table: &Table) -> Result<Option<LineState>> {
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM batch_versions b \
+        WHERE b.table_id = $1 AND b.branch = $2) AS is_intended, \
+        v.version AS newest, v.committed_at_us AS committed_at_us \
+        FROM tables t LEFT JOIN table_versions v ON v.table_id = t.table_id AND v.branch = $2 \
+        AND v.version = (SELECT max(n.version) FROM table_versions n \
+        WHERE n.table_id = $1 AND n.branch = $2) WHERE t.table_id = $1";
+    run!(tx, |c| sqlx::query_as::<_, LineState>(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "looking at a branch"))
+}
+
 pub async fn find_version(
     tx: &mut Tx,
     table: &Table,

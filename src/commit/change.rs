@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Engine, location_of};
+use super::{Engine, jitter, location_of};
 use crate::catalog::{batches, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Changed, Fence, Landed, Snapshot};
@@ -54,16 +54,20 @@ impl Fence for Batches {
         }
         match batches::find_intent(&mut tx, &self.table).await? {
             None => Ok(()),
-            Some(_) => Err(Error::conflict(Conflict {
-                message: format!(
-                    "a commit to several tables is at '{}': version {version} has to wait",
-                    self.table.id
-                ),
-                retryable: true,
-                ..Conflict::default()
-            })),
+            Some(_) => Err(batch_in_the_way(&self.table, version)),
         }
     }
+}
+
+pub(super) fn batch_in_the_way(table: &Table, version: u64) -> Error {
+    Error::conflict(Conflict {
+        message: format!(
+            "a commit to several tables is at '{}': version {version} has to wait",
+            table.id
+        ),
+        retryable: true,
+        ..Conflict::default()
+    })
 }
 
 /// How long a change that others get in the way of is made anew.
@@ -106,6 +110,10 @@ impl Engine {
         F: Future<Output = Changed<T>>,
     {
         let deadline = Instant::now() + patience;
+        let _place = match turn {
+            Turn::Take => Some(self.lines.queue(table)?),
+            Turn::Leave => None,
+        };
         let _turn = match turn {
             Turn::Take => Some(self.turn_before(table, deadline).await?),
             Turn::Leave => None,
@@ -138,7 +146,7 @@ impl Engine {
                         && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
                 Err(Error::ConcurrentModification(conflict)) => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{CommitRequest, Engine, NewLocation, OnConflict};
+use super::once::Attempt;
+use super::uploads::For;
+use super::{CommitRequest, Engine, NewLocation, OnConflict, UploadsAfter};
 use crate::catalog::{namespaces, removals, tables, versions, views};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
@@ -363,19 +365,25 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Inserted> {
         let options = WriteOptions::default();
-        let staged = self.upload_fragments(table, mode, batches, &options, caller).await?;
+        let transaction_id = Uuid::now_v7();
+        let whom = For::Commit(transaction_id);
+        let staged = self.upload_rows(table, mode, batches, &options, whom, caller).await?;
         let upload = staged.upload;
         let request = CommitRequest {
             change,
             read_version: upload.read_version,
             fragments: Vec::new(),
-            uploads: vec![upload.key],
+            uploads: Vec::new(),
             session: None,
             schema: None,
             on_conflict,
             properties: Properties::new(),
+            coalesce: true,
+            claimed: Some(upload.clone()),
+            uploads_after: UploadsAfter::Forgotten,
         };
-        match self.commit_table(table, request, None, caller).await {
+        let (attempt, once) = (Attempt::First, None);
+        match self.commit_now(table, &request, attempt, transaction_id, once, caller).await {
             Ok(outcome) => Ok(Inserted {
                 version: outcome.version,
                 num_rows: upload.staged.num_rows,

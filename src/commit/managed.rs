@@ -256,14 +256,23 @@ impl Engine {
     /// # Errors
     /// `ConcurrentModification` when that takes too long.
     pub(super) async fn turn(&self, table: &Table) -> Result<OwnedMutexGuard<()>> {
-        let turn = self.turns.take(table).await;
+        let turn = self.lines.take(table).await;
+        self.wait_for_batches(table).await?;
+        Ok(turn)
+    }
+
+    /// Waits for a batch of another process that is at the table, whose turn is taken.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when that takes too long.
+    pub(super) async fn wait_for_batches(&self, table: &Table) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let intent = {
                 let mut tx = self.catalog.read().await?;
                 batches::find_intent(&mut tx, table).await?
             };
-            let Some(intent) = intent else { return Ok(turn) };
+            let Some(intent) = intent else { return Ok(()) };
             if intent.lease_us <= self.now_us() {
                 self.recover_batch(intent.batch).await?;
             } else if Instant::now() >= deadline {

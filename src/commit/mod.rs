@@ -18,13 +18,16 @@ mod batch;
 mod change;
 mod clones;
 mod create;
+mod group;
 mod indexes;
 mod jobs;
+mod lines;
 mod managed;
 mod multipart;
 mod namespaces;
 mod once;
 mod publish;
+mod record;
 mod refs;
 mod rows;
 mod sweep;
@@ -34,8 +37,8 @@ mod uploads;
 mod versions;
 mod views;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -45,7 +48,9 @@ use uuid::Uuid;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::lake::{Lake, Location};
-use crate::model::{Branch, Clock, Table};
+use crate::model::{Clock, Table};
+
+use lines::Lines;
 
 pub use crate::model::InsertMode;
 pub use batch::{MAX_CHANGES, TableChange, TableChanged};
@@ -57,6 +62,7 @@ pub use managed::{VersionRange, Versioning};
 pub use namespaces::{Behavior, IfExists, IfMissing};
 pub use once::Once;
 pub use publish::{CommitOutcome, CommitRequest, OnConflict};
+pub use record::UploadsAfter;
 pub use sweep::Swept;
 pub use tables::{NewLocation, RegisterMode};
 pub use transactions::{Alteration, IfAbsent, IfThere, Transaction};
@@ -71,9 +77,9 @@ pub struct Engine {
     clock: Clock,
     upload_ttl: Duration,
     versioning: Versioning,
-    turns: Turns,
+    lines: Lines,
     /// Branches of one table are made and removed one after the other: they share folders.
-    branch_turns: Turns,
+    branch_turns: Lines,
     /// What has to come to its end even when its client hangs up, jobs among it.
     work: TaskTracker,
     job_turns: Arc<Semaphore>,
@@ -89,18 +95,20 @@ impl Engine {
         clock: Clock,
         upload_ttl: Duration,
         versioning: Versioning,
+        most_waiting: usize,
         work: TaskTracker,
     ) -> Self {
         let job_turns = Arc::new(Semaphore::new(jobs::AT_ONCE));
         let process = Uuid::now_v7();
-        let (turns, branch_turns) = (Turns::default(), Turns::default());
+        let lines = Lines::new(most_waiting);
+        let branch_turns = Lines::new(most_waiting);
         Self {
             catalog,
             lake,
             clock,
             upload_ttl,
             versioning,
-            turns,
+            lines,
             branch_turns,
             work,
             job_turns,
@@ -136,31 +144,8 @@ fn root_of(table: &Table) -> Location {
     Location::from_stored(table.location.clone())
 }
 
-/// One commit at a time for each branch of a table in this process: writers that wait for each other
-/// here would otherwise race in storage, and all but one would have to go again.
-#[derive(Clone, Default)]
-struct Turns(Arc<Mutex<HashMap<Line, Turn>>>);
-
-/// A branch of a table.
-type Line = (Uuid, Branch);
-type Turn = Arc<tokio::sync::Mutex<()>>;
-
-impl Turns {
-    /// The branches of a table, beside the main one, at which somebody is now.
-    fn branches_at_work(&self, table: Uuid) -> Vec<Branch> {
-        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = turns.keys().filter(|(key, branch)| *key == table && !branch.is_main());
-        lines.map(|(_, branch)| branch.clone()).collect()
-    }
-
-    async fn take(&self, table: &Table) -> tokio::sync::OwnedMutexGuard<()> {
-        let line = (table.key, table.branch.clone());
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // A turn that only the map holds is nobody's: forget it, so that the map stays small.
-            turns.retain(|key, turn| *key == line || Arc::strong_count(turn) > 1);
-            turns.entry(line).or_default().clone()
-        };
-        turn.lock_owned().await
-    }
+/// About the same time, so that those who wait for the same do not all come back at once.
+fn jitter(pause: Duration) -> Duration {
+    let [chance, ..] = Uuid::new_v4().into_bytes();
+    pause.mul_f64(0.5 + f64::from(chance) / 256.0)
 }

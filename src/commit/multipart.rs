@@ -9,7 +9,8 @@
 use uuid::Uuid;
 
 use super::once::Attempt;
-use super::{CommitRequest, Engine, OnConflict, Once};
+use super::uploads::For;
+use super::{CommitRequest, Engine, OnConflict, Once, UploadsAfter};
 use crate::catalog::{Tx, idempotency, multipart, tables, uploads};
 use crate::error::{Error, Result};
 use crate::lake::{Batches, Change, WriteMode, WriteOptions};
@@ -21,6 +22,7 @@ pub(super) const KEPT_US: i64 = 24 * 60 * 60 * 1_000_000;
 const MAX_NAME_BYTES: usize = 256;
 
 /// A part that is about to be received.
+#[derive(Clone)]
 pub(super) struct NewPart {
     pub part: Part,
     pub mode: InsertMode,
@@ -77,7 +79,8 @@ impl Engine {
             self.check_takes(&mut tx, table, &part).await?;
         }
         let options = WriteOptions::default();
-        let staged = self.upload_rows(table, write_mode, batches, &options, Some(part), caller);
+        let whom = For::Session(part);
+        let staged = self.upload_rows(table, write_mode, batches, &options, whom, caller);
         match staged.await {
             Ok(staged) => Ok(staged.upload.read_version),
             Err(error) => Err(self.unless_gone(table, error).await),
@@ -138,7 +141,8 @@ impl Engine {
             self.finish_without_commit(session, newest, once).await?;
             return Ok(newest);
         }
-        match self.commit_in_turn(table, &request, attempt, Some(once), caller).await {
+        let id = once.transaction_id();
+        match self.commit_now(table, &request, attempt, id, Some(once), caller).await {
             Ok(outcome) => Ok(outcome.version),
             Err(error) => {
                 let error = self.unless_gone(table, error).await;
@@ -193,6 +197,9 @@ impl Engine {
             schema: None,
             on_conflict: OnConflict::Follow,
             properties: Properties::new(),
+            coalesce: true,
+            claimed: None,
+            uploads_after: UploadsAfter::Kept,
         };
         Ok(Closed::Now(request, attempt))
     }

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::change::{PATIENCE, PAUSE};
-use super::multipart::KEPT_US;
+use super::group::Shared;
 use super::once::Attempt;
-use super::{Engine, Once, location_of};
-use crate::catalog::{idempotency, multipart, tables, uploads, versions};
+use super::record::{Record, UploadsAfter};
+use super::{Engine, Once, jitter, location_of};
+use crate::catalog::{Tx, uploads};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, data_files};
 use crate::model::{
@@ -46,6 +47,12 @@ pub struct CommitRequest {
     pub on_conflict: OnConflict,
     /// Kept in the manifest's transaction.
     pub properties: Properties,
+    /// Whether an append may share its version with others that wait.
+    pub coalesce: bool,
+    /// An upload that was claimed for this commit when it was staged.
+    pub claimed: Option<Upload>,
+    /// What becomes of the rows of the uploads.
+    pub uploads_after: UploadsAfter,
 }
 
 /// A commit that landed.
@@ -61,14 +68,14 @@ pub struct CommitOutcome {
 }
 
 /// An upload that a commit has.
-struct Taken {
-    upload: Upload,
-    by: NamedBy,
+pub(super) struct Taken {
+    pub(super) upload: Upload,
+    pub(super) by: NamedBy,
 }
 
 /// How a commit names an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NamedBy {
+pub(super) enum NamedBy {
     Id,
     /// By the JSON of fragments that the upload wrote.
     Fragments,
@@ -81,12 +88,13 @@ pub(super) const CLAIM_US: i64 = 5 * 60 * 1_000_000;
 const MAX_FIRST_TRIES: usize = 3;
 
 impl Engine {
-    /// Commits fragments and uploads as one version.
+    /// Commits fragments and uploads as one version, which an append may share with others.
     ///
     /// # Errors
     /// `ConcurrentModification` when the version check refuses it, `InvalidInput` and
-    /// `TableSchemaValidation` for what does not fit; then nothing was changed. `Internal` and
-    /// `ServiceUnavailable` when the outcome is unknown; a retry with the same key settles it.
+    /// `TableSchemaValidation` for what does not fit, `Throttling` when too many wait; then nothing
+    /// was changed. `Internal` and `ServiceUnavailable` when the outcome is unknown; a retry with the
+    /// same key settles it.
     pub async fn commit_table(
         &self,
         table: &Table,
@@ -101,43 +109,38 @@ impl Engine {
                 Err(answer) => return Ok(answer),
             },
         };
-        let work = self.commit_in_turn(table, &request, attempt, once, caller);
+        let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
+        let work = self.commit_now(table, &request, attempt, transaction_id, once, caller);
         self.while_alive(once, work).await
     }
 
-    pub(super) async fn commit_in_turn(
+    /// As [`Self::commit_table`], for a key that was taken.
+    pub(super) async fn commit_now(
         &self,
         table: &Table,
         request: &CommitRequest,
         attempt: Attempt,
+        transaction_id: Uuid,
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<CommitOutcome> {
-        let _turn = self.take_turn(table).await?;
-        let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
-        if attempt == Attempt::AfterAnother
-            && let Some(outcome) =
-                self.record_landed(table, request, transaction_id, once, caller).await?
-        {
-            return Ok(outcome);
-        }
-        let error = match self.publish(table, request, transaction_id, caller).await {
-            Ok((version, published)) => {
-                let version_number = version.manifest.version;
-                let outcome = outcome(request, version_number, published.num_rows, transaction_id);
-                self.record(table, request, version, &outcome, once, caller).await;
-                tracing::info!(
-                    table.id = %table.id, %caller, operation = request.change.name(),
-                    "committed version {version_number} of {}", table.id
-                );
+        if attempt == Attempt::AfterAnother {
+            let _turn = self.take_turn(table).await?;
+            let landed = self.record_landed(table, request, transaction_id, once, caller).await?;
+            if let Some(outcome) = landed {
                 return Ok(outcome);
             }
+        }
+        let committed = self.claim_and_commit(table, request, transaction_id, once, caller).await;
+        let error = match committed {
+            Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
-        // A twin of this request, on another replica that took it for dead, may have landed it.
-        if once.is_some()
-            && let Some(outcome) =
-                self.record_landed(table, request, transaction_id, once, caller).await?
+        // A twin of this request, on another replica that took it for dead, may have landed it; and
+        // storage may have taken it without saying so.
+        if (once.is_some() || !error.is_certainly_not_committed())
+            && let Ok(Some(outcome)) =
+                self.record_landed(table, request, transaction_id, once, caller).await
         {
             return Ok(outcome);
         }
@@ -147,8 +150,46 @@ impl Engine {
         Err(error)
     }
 
+    async fn claim_and_commit(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        transaction_id: Uuid,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<CommitOutcome> {
+        let mut taken = match &request.claimed {
+            Some(upload) => vec![Taken { upload: upload.clone(), by: NamedBy::Id }],
+            None => self.take_uploads(table, request, transaction_id).await?,
+        };
+        if request.may_share() {
+            let shared =
+                self.append_with_others(table, request, taken, transaction_id, once, caller);
+            match shared.await? {
+                Shared::Landed(outcome) => return Ok(outcome),
+                Shared::Alone(uploads) => taken = uploads,
+            }
+        }
+        let _place = self.lines.queue(table)?;
+        let _turn = self.take_turn(table).await?;
+        let (version, published) =
+            self.publish(table, request, &taken, transaction_id, caller).await?;
+        let number = version.manifest.version;
+        let outcome = CommitOutcome::of(request, number, published.num_rows, transaction_id);
+        match &published.snapshot {
+            Some(snapshot) => self.lines.keep(table, snapshot, &version, number),
+            None => self.lines.forget(table),
+        }
+        self.record(Record::alone(table, version, request, &outcome, once, caller)).await;
+        tracing::info!(
+            table.id = %table.id, %caller, operation = request.change.name(),
+            "committed version {number} of {}", table.id
+        );
+        Ok(outcome)
+    }
+
     /// Records what this transaction landed before, if it did.
-    async fn record_landed(
+    pub(super) async fn record_landed(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -158,8 +199,9 @@ impl Engine {
     ) -> Result<Option<CommitOutcome>> {
         let landed = self.find_landed(table, request, transaction_id).await?;
         let Some((version, num_rows)) = landed else { return Ok(None) };
-        let outcome = outcome(request, version.manifest.version, num_rows, transaction_id);
-        self.record(table, request, version, &outcome, once, caller).await;
+        let number = version.manifest.version;
+        let outcome = CommitOutcome::of(request, number, num_rows, transaction_id);
+        self.record(Record::alone(table, version, request, &outcome, once, caller)).await;
         Ok(Some(outcome))
     }
 
@@ -168,20 +210,13 @@ impl Engine {
         &self,
         table: &Table,
         request: &CommitRequest,
+        taken: &[Taken],
         transaction_id: Uuid,
         caller: &Caller,
     ) -> Result<(TableVersion, Published)> {
-        let taken = self.take_uploads(table, request, transaction_id).await?;
         let location = location_of(table);
-        let input = Input {
-            staged: taken
-                .iter()
-                .filter(|one| one.by == NamedBy::Id)
-                .map(|one| one.upload.staged.clone())
-                .collect(),
-            fragments: request.fragments.clone(),
-            schema: request.schema.clone(),
-        };
+        let input = input(request, taken);
+        let claimed_at = Instant::now();
         let follows = request.on_conflict == OnConflict::Follow;
         let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
         let mut tries = 0;
@@ -208,25 +243,20 @@ impl Engine {
                 properties: request.properties.clone(),
                 fence: Some(self.fence(table)),
             };
-            self.renew_claim(&taken, transaction_id).await?;
+            if claimed_at.elapsed() > renew_after() {
+                self.renew_claim(taken, transaction_id).await?;
+            }
             match self.lake.publish(&location, base.as_ref(), prepared, &rules).await {
                 Ok(published) => {
-                    let version = TableVersion {
-                        manifest: published.manifest.clone(),
-                        origin: Origin::Catalog,
-                        operation: Some(request.change.name().into()),
-                        transaction_id: Some(transaction_id.to_string()),
-                        committed_by: Some(caller.name().into()),
-                        committed_at_us: self.now_us(),
-                        properties: request.properties.clone(),
-                    };
+                    let now_us = self.now_us();
+                    let version = version_of(&published, request, transaction_id, caller, now_us);
                     return Ok((version, published));
                 }
                 Err(Error::ConcurrentModification(conflict))
                     if follows && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
                 // Another's first version stands now; an append goes on top of it.
@@ -312,7 +342,7 @@ impl Engine {
                 Err(error) => return Err(error),
             };
             let snapshot = self.lake.snapshot(&location_of(table), number).await?;
-            if snapshot.transaction_id().await?.as_ref() == Some(&wanted) {
+            if snapshot.is_made_by(&wanted).await? {
                 return Ok(Some((version, snapshot.num_rows().await?)));
             }
         }
@@ -380,15 +410,19 @@ impl Engine {
     }
 
     async fn claim_uploads(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
-        let claim = transaction_id.to_string();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Uuid> = taken.iter().map(|one| one.upload.key).collect();
         let now_us = self.now_us();
-        let stale_us = now_us.saturating_sub(CLAIM_US);
-        let mut tx = self.catalog.write().await?;
-        for Taken { upload, .. } in taken {
-            if uploads::claim_upload(&mut tx, upload.key, &claim, now_us, stale_us).await? {
-                continue;
-            }
-            return Err(match upload.state {
+        let claimed = self.catalog.write_with_others(move |tx| {
+            let keys = keys.clone();
+            Box::pin(async move { claim_all(tx, &keys, transaction_id, now_us).await })
+        });
+        let Some(refused) = claimed.await? else { return Ok(()) };
+        let refused = taken.iter().find(|one| one.upload.key == refused);
+        refused.map_or(Ok(()), |Taken { upload, .. }| {
+            Err(match upload.state {
                 UploadState::Committed => committed_already(upload),
                 UploadState::Writing => {
                     Error::invalid_input(format!("upload {} is not finished", upload.key))
@@ -398,13 +432,12 @@ impl Engine {
                     retryable: true,
                     ..Conflict::default()
                 }),
-            });
-        }
-        tx.commit().await
+            })
+        })
     }
 
     /// Makes sure, just before the put, that no sweep and no other commit took the uploads.
-    async fn renew_claim(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
+    pub(super) async fn renew_claim(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
         if taken.is_empty() {
             return Ok(());
         }
@@ -433,41 +466,24 @@ impl Engine {
             tracing::warn!(%error, "could not give uploads back; their claim will run out");
         }
     }
+}
 
-    /// Writes down a commit that stands. A failure here is no failure of the commit: whoever looks
-    /// next adopts the version.
-    async fn record(
-        &self,
-        table: &Table,
-        request: &CommitRequest,
-        version: TableVersion,
-        outcome: &CommitOutcome,
-        once: Option<&Once>,
-        caller: &Caller,
-    ) {
-        let recorded = async {
-            let answer = Self::answer_to_keep(outcome)?;
-            let mut tx = self.catalog.write().await?;
-            if let Some(session) = request.session {
-                let keep_until_us = self.now_us().saturating_add(KEPT_US);
-                multipart::finish_session(&mut tx, session, outcome.version, keep_until_us).await?;
-            }
-            versions::insert_version(&mut tx, table, &version).await?;
-            tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
-            uploads::end_claim(&mut tx, &outcome.transaction_id, UploadState::Committed).await?;
-            if let Some(once) = once {
-                let until_us = self.after_us(once.kept());
-                idempotency::finish_key(&mut tx, once.key_hash(), &answer, until_us).await?;
-            }
-            tx.commit().await
-        };
-        if let Err(error) = recorded.await {
-            tracing::error!(
-                table.id = %table.id, version = version.manifest.version, %error,
-                "a commit stands in storage but could not be recorded; it will be adopted"
-            );
+/// Claims all of some uploads, or none. Answers the one that could not be had.
+async fn claim_all(
+    tx: &mut Tx,
+    uploads: &[Uuid],
+    transaction_id: Uuid,
+    now_us: i64,
+) -> Result<Option<Uuid>> {
+    let claim = transaction_id.to_string();
+    let stale_us = now_us.saturating_sub(CLAIM_US);
+    for upload in uploads {
+        if !uploads::claim_upload(tx, *upload, &claim, now_us, stale_us).await? {
+            uploads::end_claim(tx, &claim, UploadState::Staged).await?;
+            return Ok(Some(*upload));
         }
     }
+    Ok(None)
 }
 
 fn check_kind(table: &Table, upload: &Upload, request: &CommitRequest) -> Result<()> {
@@ -514,17 +530,53 @@ fn committed_already(upload: &Upload) -> Error {
     Error::invalid_input(format!("upload {} was committed already", upload.key))
 }
 
-fn outcome(
+/// What a commit adds to a table.
+pub(super) fn input(request: &CommitRequest, taken: &[Taken]) -> Input {
+    let by_id = taken.iter().filter(|one| one.by == NamedBy::Id);
+    Input {
+        staged: by_id.map(|one| one.upload.staged.clone()).collect(),
+        fragments: request.fragments.clone(),
+        schema: request.schema.clone(),
+    }
+}
+
+pub(super) fn version_of(
+    published: &Published,
     request: &CommitRequest,
-    version: u64,
-    num_rows: u64,
     transaction_id: Uuid,
-) -> CommitOutcome {
-    CommitOutcome {
-        version,
-        read_version: request.read_version,
-        transaction_id: transaction_id.to_string(),
-        rebased: version != request.read_version + 1,
-        num_rows,
+    caller: &Caller,
+    now_us: i64,
+) -> TableVersion {
+    TableVersion {
+        manifest: published.manifest.clone(),
+        origin: Origin::Catalog,
+        operation: Some(request.change.name().into()),
+        transaction_id: Some(transaction_id.to_string()),
+        committed_by: Some(caller.name().into()),
+        committed_at_us: now_us,
+        properties: request.properties.clone(),
+    }
+}
+
+/// How long a claim is good for without a sign of life: putting a version has to fit into what is
+/// left of it.
+pub(super) fn renew_after() -> Duration {
+    Duration::from_micros(CLAIM_US.unsigned_abs() / 5)
+}
+
+impl CommitOutcome {
+    pub(super) fn of(
+        request: &CommitRequest,
+        version: u64,
+        num_rows: u64,
+        transaction_id: Uuid,
+    ) -> Self {
+        Self {
+            version,
+            read_version: request.read_version,
+            transaction_id: transaction_id.to_string(),
+            rebased: version != request.read_version + 1,
+            num_rows,
+        }
     }
 }

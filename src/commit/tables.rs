@@ -164,7 +164,7 @@ impl Engine {
     ) -> Result<Vec<OwnedMutexGuard<()>>> {
         let mut lines: Vec<Table> = Vec::new();
         for table in tables {
-            for branch in self.turns.branches_at_work(table.key) {
+            for branch in self.lines.branches_at_work(table.key) {
                 lines.push(Table { branch, ..table.clone() });
             }
             lines.push(table);

@@ -46,7 +46,8 @@ pub enum IfAbsent {
 /// Where a transaction is kept.
 enum Kept {
     Job(Uuid),
-    Version,
+    /// With the version that the transaction of this id made.
+    Version(String),
     Batch(Uuid),
 }
 
@@ -117,7 +118,9 @@ impl Engine {
             let (old, new) = (&before.properties, &after.properties);
             let changed = match kept {
                 Kept::Job(job) => jobs::update_properties(&mut tx, job, old, new).await?,
-                Kept::Version => transactions::update_properties(&mut tx, id, old, new).await?,
+                Kept::Version(ref id) => {
+                    transactions::update_properties(&mut tx, id, old, new).await?
+                }
                 Kept::Batch(batch) => batches::update_properties(&mut tx, batch, old, new).await?,
             };
             if !changed {
@@ -183,18 +186,22 @@ async fn find(tx: &mut Tx, within: &NamespaceId, id: &str) -> Result<(Kept, Tran
         let found = Transaction { state: job.state, known, properties: job.properties };
         return Ok((Kept::Job(key), found));
     }
-    if let Some(made) = transactions::find_transaction(tx, id).await? {
+    // A commit that shares its version is told of by the transaction that made the version.
+    let shared = transactions::find_shared(tx, id).await?;
+    let (maker, committed_by) = shared.unzip();
+    let maker = maker.unwrap_or_else(|| id.to_owned());
+    if let Some(made) = transactions::find_transaction(tx, &maker).await? {
         let mut known = told([
             ("kind", Some("commit".into())),
             ("branch", Some(made.branch)),
             ("version", Some(made.version.to_string())),
             ("operation", made.operation),
-            ("committed_by", made.committed_by),
+            ("committed_by", committed_by.or(made.committed_by)),
             ("committed_at_millis", Some((made.committed_at_us / 1_000).to_string())),
         ]);
         known.extend(table_name(tx, within, id, made.table_key).await?);
         let found = Transaction { state: JobState::Succeeded, known, properties: made.properties };
-        return Ok((Kept::Version, found));
+        return Ok((Kept::Version(maker), found));
     }
     if let Some(key) = key
         && within.is_root()

@@ -1,6 +1,6 @@
 //! Uploads: rows and columns that are written now and committed later.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::multipart::NewPart;
 use super::publish::CLAIM_US;
 use super::{Engine, location_of};
-use crate::catalog::{Catalog, multipart, uploads};
+use crate::catalog::{Catalog, Tx, multipart, uploads};
 use crate::error::{Error, Result};
 use crate::lake::{
     Batches, FileLog, Snapshot, WriteMode, WriteOptions, data_files, schema_from_stored,
@@ -42,23 +42,23 @@ impl Engine {
         options: &WriteOptions,
         caller: &Caller,
     ) -> Result<StagedUpload> {
-        self.upload_rows(table, mode, batches, options, None, caller).await
+        self.upload_rows(table, mode, batches, options, For::Anyone, caller).await
     }
 
-    /// As [`Self::upload_fragments`]; the rows may be a part of a multipart write, which must be
-    /// open before they are written and still be so when they stand.
+    /// As [`Self::upload_fragments`]. A multipart write must be open before a part of it is written,
+    /// and still be so when it stands.
     pub(super) async fn upload_rows(
         &self,
         table: &Table,
         mode: Option<WriteMode>,
         batches: Batches,
         options: &WriteOptions,
-        part: Option<NewPart>,
+        whom: For,
         caller: &Caller,
     ) -> Result<StagedUpload> {
         let location = location_of(table);
         let base = match self.latest(table).await? {
-            Some(_) => Some(self.open(table, None).await?),
+            Some(newest) => Some(self.open_newest(table, newest).await?),
             None => None,
         };
         let mode = match (mode, &base) {
@@ -73,7 +73,7 @@ impl Engine {
             }
             (Some(mode), _) => mode,
             (None, Some(_)) => WriteMode::Append,
-            (None, None) => WriteMode::Create,
+            (None, None) => WriteMode::Overwrite,
         };
         if options.enable_stable_row_ids && base.is_some() {
             return Err(Error::invalid_input(
@@ -82,13 +82,12 @@ impl Engine {
         }
         let read_version = base.as_ref().map_or(0, Snapshot::version);
         let kind = UploadKind::Fragments;
-        let part = part.as_ref();
-        let mut upload = self.begin_upload(table, kind, part, read_version, caller).await?;
-        let log = Arc::new(Noted { catalog: self.catalog.clone(), upload: upload.key });
+        let mut upload = self.begin_upload(table, kind, &whom, read_version, caller).await?;
+        let log = Arc::new(Noted::of(self.catalog.clone(), upload.key));
         let written = self.lake.write(&location, base.as_ref(), mode, batches, options, log).await;
         let written = written.map(|staged| (data_files(&staged.fragments), staged));
-        upload.staged = self.settle(table, &upload, part, written).await?;
-        upload.state = UploadState::Staged;
+        upload.staged = self.settle(table, &upload, &whom, written).await?;
+        upload.state = whom.state();
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(
             table.id = %table.id, %caller, upload.id = %upload.key,
@@ -111,11 +110,12 @@ impl Engine {
         caller: &Caller,
     ) -> Result<StagedUpload> {
         let base = self.open(table, read_version).await?;
-        let mut upload =
-            self.begin_upload(table, UploadKind::Columns, None, base.version(), caller).await?;
+        let mut upload = self
+            .begin_upload(table, UploadKind::Columns, &For::Anyone, base.version(), caller)
+            .await?;
         let written = base.write_columns(fragment, batches).await;
         let written = written.map(|staged| (base.added_files(&staged), staged));
-        upload.staged = self.settle(table, &upload, None, written).await?;
+        upload.staged = self.settle(table, &upload, &For::Anyone, written).await?;
         upload.state = UploadState::Staged;
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(table.id = %table.id, %caller, upload.id = %upload.key, "uploaded columns");
@@ -164,7 +164,7 @@ impl Engine {
     /// asked. No commit of this process is under way meanwhile, and none of another can take an
     /// upload that is claimed for removal.
     pub(super) async fn remove_unused(&self, table: &Table, upload: &Upload) -> Result<bool> {
-        let _turn = self.turns.take(table).await;
+        let _turn = self.lines.take(table).await;
         let claimed = {
             let mut tx = self.catalog.write().await?;
             let stale_us = self.now_us().saturating_sub(CLAIM_US);
@@ -225,7 +225,7 @@ impl Engine {
         &self,
         table: &Table,
         kind: UploadKind,
-        part: Option<&NewPart>,
+        whom: &For,
         read_version: u64,
         caller: &Caller,
     ) -> Result<Upload> {
@@ -235,21 +235,28 @@ impl Engine {
             branch: table.branch.clone(),
             kind,
             state: UploadState::Writing,
-            part: part.map(|part| part.part.clone()),
+            part: whom.part().map(|part| part.part.clone()),
             read_version,
             staged: Staged::default(),
             created_by: caller.name().to_owned(),
             created_at_us: self.now_us(),
             expires_at_us: self.after_us(self.upload_ttl),
         };
-        let mut tx = self.catalog.write().await?;
-        if let Some(part) = part {
+        if let Some(part) = whom.part() {
+            let mut tx = self.catalog.write().await?;
             let session = self.check_takes(&mut tx, table, part).await?;
             // It must not be gone before the others.
             upload.expires_at_us = upload.expires_at_us.max(session.expires_at_us);
+            uploads::insert_upload(&mut tx, &upload).await?;
+            tx.commit().await?;
+            return Ok(upload);
         }
-        uploads::insert_upload(&mut tx, &upload).await?;
-        tx.commit().await?;
+        let begun = upload.clone();
+        let insert = self.catalog.write_with_others(move |tx| {
+            let upload = begun.clone();
+            Box::pin(async move { uploads::insert_upload(tx, &upload).await })
+        });
+        insert.await?;
         Ok(upload)
     }
 
@@ -258,12 +265,12 @@ impl Engine {
         &self,
         table: &Table,
         upload: &Upload,
-        part: Option<&NewPart>,
+        whom: &For,
         written: Result<(Vec<String>, Staged)>,
     ) -> Result<Staged> {
         let (files, outcome) = match written {
             Ok((files, staged)) => {
-                let outcome = self.stage(table, upload, part, &files, &staged).await;
+                let outcome = self.stage(table, upload, whom, &files, &staged).await;
                 (files, outcome.map(|()| staged))
             }
             Err(error) => (Vec::new(), Err(error)),
@@ -286,33 +293,94 @@ impl Engine {
         &self,
         table: &Table,
         upload: &Upload,
-        part: Option<&NewPart>,
+        whom: &For,
         files: &[String],
         staged: &Staged,
     ) -> Result<()> {
-        let mut tx = self.catalog.write().await?;
-        if let Some(part) = part {
-            self.hold_open(&mut tx, table, part).await?;
+        let (engine, staging) = (self.clone(), Arc::new((table.clone(), upload.clone())));
+        let what = Arc::new((whom.clone(), files.to_vec(), staged.clone()));
+        let staged = self.catalog.write_with_others(move |tx| {
+            let (engine, staging, what) = (engine.clone(), staging.clone(), what.clone());
+            Box::pin(async move {
+                let ((table, upload), (whom, files, staged)) = (&*staging, &*what);
+                engine.write_stage(tx, table, upload, whom, files, staged).await
+            })
+        });
+        let replaced = staged.await?;
+        self.remove_parts(table, &replaced).await;
+        Ok(())
+    }
+
+    /// Answers the parts that this one takes the place of.
+    async fn write_stage(
+        &self,
+        tx: &mut Tx,
+        table: &Table,
+        upload: &Upload,
+        whom: &For,
+        files: &[String],
+        staged: &Staged,
+    ) -> Result<Vec<Uuid>> {
+        if let For::Session(part) = whom {
+            self.hold_open(tx, table, part).await?;
         }
-        if !uploads::stage_upload(&mut tx, upload.key, staged).await? {
+        if !uploads::stage_upload(tx, upload.key, staged).await? {
             return Err(Error::InvalidTableState(
                 "the upload was aborted, or its table dropped, while it was received".into(),
             ));
         }
         for file in files {
-            uploads::insert_upload_file(&mut tx, upload.key, file).await?;
+            uploads::insert_upload_file(tx, upload.key, file).await?;
         }
-        let replaced = multipart::replace_part(&mut tx, upload, self.now_us()).await?;
-        tx.commit().await?;
-        self.remove_parts(table, &replaced).await;
-        Ok(())
+        if let For::Commit(transaction_id) = whom {
+            let (claim, now_us) = (transaction_id.to_string(), self.now_us());
+            uploads::claim_upload(tx, upload.key, &claim, now_us, now_us).await?;
+        }
+        multipart::replace_part(tx, upload, self.now_us()).await
     }
 }
 
-/// Notes the files of an upload in the catalog as they come.
+/// Whom an upload is for.
+#[derive(Clone)]
+pub(super) enum For {
+    /// Whoever commits it.
+    Anyone,
+    /// A multipart write.
+    Session(NewPart),
+    /// The commit with this transaction, which follows at once and has the upload from the start.
+    Commit(Uuid),
+}
+
+impl For {
+    fn part(&self) -> Option<&NewPart> {
+        match self {
+            Self::Session(part) => Some(part),
+            Self::Anyone | Self::Commit(_) => None,
+        }
+    }
+
+    /// The state of an upload that stands.
+    fn state(&self) -> UploadState {
+        match self {
+            Self::Anyone | Self::Session(_) => UploadState::Staged,
+            Self::Commit(_) => UploadState::Committing,
+        }
+    }
+}
+
+/// Notes the files of an upload in the catalog, each when the next one comes: the last is noted with
+/// all the others once the upload stands. So what a crash can leave unknown is one file, which a look
+/// for files that nobody refers to finds.
 struct Noted {
     catalog: Catalog,
     upload: Uuid,
+    last: Mutex<Option<String>>,
+}
+
+impl Noted {
+    fn of(catalog: Catalog, upload: Uuid) -> Self {
+        Self { catalog, upload, last: Mutex::default() }
+    }
 }
 
 impl std::fmt::Debug for Noted {
@@ -324,8 +392,13 @@ impl std::fmt::Debug for Noted {
 #[async_trait]
 impl FileLog for Noted {
     async fn note(&self, file_name: &str) -> Result<()> {
+        let before = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.replace(file_name.to_owned())
+        };
+        let Some(before) = before else { return Ok(()) };
         let mut tx = self.catalog.write().await?;
-        uploads::insert_upload_file(&mut tx, self.upload, file_name).await?;
+        uploads::insert_upload_file(&mut tx, self.upload, &before).await?;
         tx.commit().await
     }
 }

@@ -136,23 +136,36 @@ impl Engine {
             return self.lake.snapshot(&location, version).await;
         }
         let newest = self.newest(table).await?;
-        match self.lake.snapshot(&location, newest).await {
-            Ok(snapshot) => Ok(snapshot),
+        self.open_newest(table, newest).await
+    }
+
+    /// Opens the newest version, of which `newest` is the row, unless it is open already.
+    pub(super) async fn open_newest(
+        &self,
+        table: &Table,
+        newest: TableVersion,
+    ) -> Result<Snapshot> {
+        if let Some(snapshot) = self.lines.open(table, &newest) {
+            return Ok(snapshot);
+        }
+        let location = location_of(table);
+        let (snapshot, row) = match self.lake.snapshot(&location, newest.manifest.version).await {
+            Ok(snapshot) => (snapshot, newest),
             // The newest that has a row need not stand any more: others may have removed it, or
             // removed a branch and made it anew.
             Err(Error::Internal { .. }) => {
                 self.reconcile(table).await?;
-                self.lake.snapshot(&location, self.newest(table).await?).await
+                let newest = self.newest(table).await?;
+                (self.lake.snapshot(&location, newest.manifest.version).await?, newest)
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        self.lines.keep(table, &snapshot, &row, snapshot.version());
+        Ok(snapshot)
     }
 
-    async fn newest(&self, table: &Table) -> Result<u64> {
-        match self.latest(table).await? {
-            Some(latest) => Ok(latest.manifest.version),
-            None => Err(no_data(table)),
-        }
+    async fn newest(&self, table: &Table) -> Result<TableVersion> {
+        self.latest(table).await?.ok_or_else(|| no_data(table))
     }
 
     /// # Errors

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     CommitOutcome, CommitRequest, CreateMode, Engine, Home, NewLocation, NewTable, OnConflict,
-    StagedUpload,
+    StagedUpload, UploadsAfter,
 };
 use crate::catalog::{namespaces, tables, views};
 use crate::error::{Error, Result};
@@ -178,6 +178,9 @@ impl Engine {
                 schema: None,
                 on_conflict: OnConflict::Rebase,
                 properties: Properties::from([(SOURCE_VERSION.into(), source_version.to_string())]),
+                coalesce: false,
+                claimed: None,
+                uploads_after: UploadsAfter::Kept,
             };
             match self.commit_table(table, request, None, caller).await {
                 Err(Error::ConcurrentModification(conflict))

@@ -15,6 +15,7 @@
 //! | `--upload-ttl` | `TILTYARD_UPLOAD_TTL` | `upload_ttl` |
 //! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
 //! | `--max-batch-bytes` | `TILTYARD_MAX_BATCH_BYTES` | `max_batch_bytes` |
+//! | `--max-waiting` | `TILTYARD_MAX_WAITING` | `max_waiting` |
 //! | `--grace` | `TILTYARD_GRACE` | `grace` |
 //! | `--log-format` | `TILTYARD_LOG_FORMAT` | `log_format` |
 //! | `--log` | `TILTYARD_LOG` | `log` |
@@ -59,6 +60,8 @@ pub struct Settings {
     pub max_body_bytes: Option<u64>,
     /// The largest single Arrow record batch: what one upload may hold in memory.
     pub max_batch_bytes: u64,
+    /// How many changes of one branch may wait for each other; more are told to come again.
+    pub max_waiting: usize,
     /// How long running requests may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
@@ -82,6 +85,7 @@ impl Default for Settings {
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             max_body_bytes: None,
             max_batch_bytes: 2 << 30,
+            max_waiting: 1024,
             grace: Duration::from_secs(30),
             log_format: LogFormat::Text,
             log: "info,lance=warn".into(),
@@ -205,6 +209,11 @@ pub struct Overrides {
     #[arg(long, env = "TILTYARD_MAX_BATCH_BYTES", value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch_bytes: Option<u64>,
+
+    /// Answer 429 when more changes of one table wait for each other [default: 1024]
+    #[arg(long, env = "TILTYARD_MAX_WAITING", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_waiting: Option<usize>,
 
     /// How long running requests may go on after SIGTERM [default: 30s]
     #[arg(long, env = "TILTYARD_GRACE", value_name = "TIME", value_parser = duration)]

@@ -102,6 +102,7 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, 18),
         Error::InvalidTableState(_) => (stands, 19),
         Error::TableSchemaValidation(_) => (StatusCode::BAD_REQUEST, 20),
+        Error::Throttling(_) => (StatusCode::TOO_MANY_REQUESTS, 21),
         Error::TableBranchNotFound { .. } => (StatusCode::NOT_FOUND, 22),
         Error::TableBranchAlreadyExists { .. } => (StatusCode::CONFLICT, 23),
     }
@@ -142,7 +143,7 @@ pub(super) fn render(response: Response, path: &str) -> Response {
         conflicting_operation: conflict.and_then(|conflict| conflict.conflicting_operation),
     };
     let mut rendered = (status, Json(body)).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
         rendered.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     rendered
@@ -193,6 +194,10 @@ impl IntoResponses for ApiError {
             ("404", "Something that the request names is not there"),
             ("406", "This operation, or this form of it, is not served"),
             ("409", "What is there, or what others did meanwhile, stands against it"),
+            (
+                "429",
+                "Too many changes of the table wait already; try again after `Retry-After` seconds",
+            ),
             ("500", "The server failed; the outcome of a change may be unknown"),
             ("503", "Something that the server needs does not answer; try again"),
         ];

@@ -28,7 +28,9 @@ pub(super) fn from_lance(error: lance::Error, location: &Location) -> Error {
             conflict(said(source.to_string()), Some(version), true)
         }
         Lance::IncompatibleTransaction { source, .. } => {
-            conflict(said(source.to_string()), None, false)
+            let text = source.to_string();
+            let version = version_in(&text);
+            conflict(said(text), version, false)
         }
         Lance::TooMuchWriteContention { message, .. } => conflict(said(message), None, true),
         Lance::Timeout { message, .. } => Error::ServiceUnavailable(said(message)),
@@ -154,6 +156,13 @@ pub(super) fn is_out_of_memory(error: &lance::Error) -> bool {
 /// that an index is broken.
 pub(super) fn is_of_fuzziness(error: &lance::Error) -> bool {
     error.to_string().contains("failed to construct the fuzzy query")
+}
+
+/// The version that a sentence of Lance about two transactions ends with.
+fn version_in(text: &str) -> Option<u64> {
+    let (_, after) = text.rsplit_once(" at version ")?;
+    let digits = after.find(|c: char| !c.is_ascii_digit()).map_or(after, |end| &after[..end]);
+    digits.parse().ok()
 }
 
 fn conflict(message: String, version: Option<u64>, retryable: bool) -> Error {

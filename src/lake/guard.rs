@@ -14,6 +14,7 @@ use lance_table::io::commit::{
 };
 use object_store::path::Path;
 
+use super::append::there_already;
 use super::publish::manifest_entry;
 use crate::error::{Conflict, Error, Result};
 use crate::model::ManifestEntry;
@@ -123,10 +124,7 @@ impl Guard {
         let mut seen = HashSet::new();
         for file in manifest.fragments.iter().flat_map(|fragment| &fragment.files) {
             if self.new_files.contains(&file.path) && !seen.insert(file.path.as_str()) {
-                return Err(Error::invalid_input(format!(
-                    "the data file '{}' is in the table already",
-                    file.path
-                )));
+                return Err(there_already(&file.path));
             }
         }
         Ok(())

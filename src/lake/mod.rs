@@ -4,6 +4,7 @@
 
 mod add_columns;
 mod alter;
+mod append;
 mod backfill;
 mod blobs;
 mod change;
@@ -54,6 +55,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
+pub use append::{Addition, shared_properties};
 pub use backfill::Backfill;
 pub use blobs::{Blob, RowKey};
 pub use change::{Changed, Meanwhile, Terms};

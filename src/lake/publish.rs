@@ -73,20 +73,35 @@ pub struct Rules {
 }
 
 /// A version that stands.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Published {
     pub manifest: ManifestEntry,
     /// How many rows live in it.
     pub num_rows: u64,
+    /// The version, opened; `None` for the first one of a table.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// A change that was checked and only has to be put.
 pub struct Prepared {
-    change: Change,
-    operation: Operation,
-    stable_row_ids: bool,
+    pub(super) change: Change,
+    pub(super) operation: Operation,
+    pub(super) stable_row_ids: bool,
     /// The data files that an append adds.
-    new_files: HashSet<String>,
+    pub(super) new_files: HashSet<String>,
+}
+
+impl Prepared {
+    fn of(change: Change, operation: Operation, stable_row_ids: bool) -> Self {
+        let new_files = match &operation {
+            Operation::Append { fragments } => {
+                let files = fragments.iter().flat_map(|fragment| &fragment.files);
+                files.map(|file| file.path.clone()).collect()
+            }
+            _ => HashSet::new(),
+        };
+        Self { change, operation, stable_row_ids, new_files }
+    }
 }
 
 impl Lake {
@@ -102,6 +117,9 @@ impl Lake {
         change: Change,
         input: &Input,
     ) -> Result<Prepared> {
+        if let (Change::Append, Some(base)) = (change, base) {
+            return Ok(Prepared::of(change, self.append(location, base, input).await?, false));
+        }
         let bare: Vec<Fragment> =
             input.fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
         let operation = match (change, base) {
@@ -112,21 +130,13 @@ impl Lake {
             }
             (Change::Merge, Some(base)) => self.merge(location, base, input, bare).await?,
             // The first rows of a table make its schema, whatever the caller calls it.
-            (Change::Append, None) | (Change::Overwrite, _) => {
+            (Change::Append | Change::Overwrite, _) => {
                 self.overwrite(location, input, bare).await?
             }
-            (Change::Append, Some(base)) => self.append(location, base, input, bare).await?,
         };
         let change = if base.is_none() { Change::Overwrite } else { change };
         let stable_row_ids = input.staged.iter().any(|staged| staged.stable_row_ids);
-        let new_files = match &operation {
-            Operation::Append { fragments } => {
-                let files = fragments.iter().flat_map(|fragment| &fragment.files);
-                files.map(|file| file.path.clone()).collect()
-            }
-            _ => HashSet::new(),
-        };
-        Ok(Prepared { change, operation, stable_row_ids, new_files })
+        Ok(Prepared::of(change, operation, stable_row_ids))
     }
 
     async fn append(
@@ -134,38 +144,10 @@ impl Lake {
         location: &Location,
         base: &Snapshot,
         input: &Input,
-        bare: Vec<Fragment>,
     ) -> Result<Operation> {
-        refuse_deletions(&bare)?;
-        let table = base.dataset.schema();
-        let fields = self.verify(location, &bare, &HashSet::new()).await?;
-        let staged: Vec<Schema> = decode_all(&input.staged)?;
-        for field in fields.iter().chain(staged.iter().flat_map(|schema| &schema.fields)) {
-            let known = table.fields.iter().find(|known| known.id == field.id);
-            if !known.is_some_and(|known| verify::fits(known, field)) {
-                return Err(Error::TableSchemaValidation(format!(
-                    "column '{}' ({}) of the fragments does not fit the table's schema; upload \
-                     them again with mode=append",
-                    field.name, field.logical_type
-                )));
-            }
-        }
-        let whole = |fields: &[lance::datatypes::Field]| {
-            table
-                .fields
-                .iter()
-                .find(|known| !known.nullable && !fields.iter().any(|field| field.id == known.id))
-                .map(|field| field.name.clone())
-        };
-        // An upload holds what its version of the table asked for; another may ask for more.
-        let lacking = staged.iter().find_map(|schema| whole(&schema.fields));
-        let lacking = if bare.is_empty() { lacking } else { lacking.or_else(|| whole(&fields)) };
-        if let Some(name) = lacking {
-            return Err(Error::TableSchemaValidation(format!(
-                "the fragments lack column '{name}', which may not be null"
-            )));
-        }
-        Ok(Operation::Append { fragments: all_fragments(bare, &input.staged)? })
+        let addition = self.inspect(location, input).await?;
+        base.check_additions(&[&addition]).into_iter().collect::<Result<()>>()?;
+        Ok(Operation::Append { fragments: addition.fragments })
     }
 
     async fn overwrite(
@@ -347,6 +329,8 @@ impl Lake {
         Ok(Published {
             num_rows: num_rows as u64,
             manifest: manifest_entry(landed.manifest(), landed.manifest_location()),
+            // Lance took over everything but the version from the base, its way to commit too.
+            snapshot: base.map(|base| base.at(landed)),
         })
     }
 }
@@ -362,7 +346,7 @@ pub(super) fn manifest_entry(manifest: &Manifest, location: &ManifestLocation) -
     }
 }
 
-fn decode_all(staged: &[Staged]) -> Result<Vec<Schema>> {
+pub(super) fn decode_all(staged: &[Staged]) -> Result<Vec<Schema>> {
     staged.iter().map(|staged| schema::decode(&staged.schema)).collect()
 }
 
@@ -371,7 +355,7 @@ fn staged_fragments(staged: &[Staged]) -> Result<Vec<Fragment>> {
 }
 
 /// Those that the caller named and those of its uploads, each data file once.
-fn all_fragments(mut bare: Vec<Fragment>, staged: &[Staged]) -> Result<Vec<Fragment>> {
+pub(super) fn all_fragments(mut bare: Vec<Fragment>, staged: &[Staged]) -> Result<Vec<Fragment>> {
     bare.extend(staged_fragments(staged)?);
     // Lance numbers new fragments, and knows their row ids; a number that a caller gave would stay.
     let bare: Vec<Fragment> = bare
@@ -395,7 +379,7 @@ fn all_fragments(mut bare: Vec<Fragment>, staged: &[Staged]) -> Result<Vec<Fragm
 }
 
 /// A deletion file is named after the fragment id, which a new fragment does not have yet.
-fn refuse_deletions(fragments: &[Fragment]) -> Result<()> {
+pub(super) fn refuse_deletions(fragments: &[Fragment]) -> Result<()> {
     if fragments.iter().any(|fragment| fragment.deletion_file.is_some()) {
         return Err(Error::invalid_input("a new fragment must not have a deletion file"));
     }

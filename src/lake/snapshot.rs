@@ -8,6 +8,7 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance_table::format::Fragment;
 
+use super::append::is_of;
 use super::guard::Fence;
 use super::readers::Readers;
 use super::{Lake, Location, failure};
@@ -71,6 +72,25 @@ impl Snapshot {
         Self { fence: Some(fence), ..self }
     }
 
+    /// A later version of the same table.
+    pub(super) fn at(&self, dataset: Dataset) -> Self {
+        Self { dataset: Arc::new(dataset), fence: None, ..self.clone() }
+    }
+
+    /// Whether what Lance remembers about it may still be used.
+    pub fn is_fresh(&self) -> bool {
+        Arc::ptr_eq(&self.dataset.session(), &self.lake.session())
+    }
+
+    /// About how much memory it holds, in bytes: most of it is the list of fragments.
+    pub fn weight(&self) -> usize {
+        const BASE: usize = 32 << 10;
+        const FRAGMENT: usize = 256;
+        const FILE: usize = 256;
+        let files: usize = self.dataset.fragments().iter().map(|f| f.files.len()).sum();
+        BASE + self.dataset.count_fragments() * FRAGMENT + files * FILE
+    }
+
     pub fn version(&self) -> u64 {
         self.dataset.version_id()
     }
@@ -110,11 +130,14 @@ impl Snapshot {
         Some(made.transaction?.operation.name().to_owned())
     }
 
-    /// The UUID of the transaction that made this version; `None` when it was not kept.
-    pub async fn transaction_id(&self) -> Result<Option<String>> {
+    /// Whether the transaction made this version, alone or with others. A transaction that was not
+    /// kept is none that anybody looks for.
+    pub async fn is_made_by(&self, transaction: &str) -> Result<bool> {
         match self.dataset.read_version_transaction(self.version()).await {
-            Ok(made) => Ok(made.transaction.map(|transaction| transaction.uuid)),
-            Err(error) if failure::is_not_found(&error) => Ok(None),
+            Ok(made) => Ok(made.transaction.is_some_and(|made| {
+                is_of(&made.uuid, made.transaction_properties.as_deref(), transaction)
+            })),
+            Err(error) if failure::is_not_found(&error) => Ok(false),
             Err(error) => Err(Error::internal("reading a transaction", error)),
         }
     }

@@ -90,9 +90,11 @@ impl Lake {
         }
         let mut params = WriteParams {
             mode: match (mode, base) {
-                (_, None) | (WriteMode::Create, _) => LanceMode::Create,
+                (WriteMode::Create, _) | (WriteMode::Append, None) => LanceMode::Create,
                 (WriteMode::Append, Some(_)) => LanceMode::Append,
-                (WriteMode::Overwrite, Some(_)) => LanceMode::Overwrite,
+                // Others may make the first version meanwhile: where the rows go then, their
+                // commit says.
+                (WriteMode::Overwrite, _) => LanceMode::Overwrite,
             },
             store_params: Some(self.params.clone()),
             session: Some(self.session()),

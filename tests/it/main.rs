@@ -33,6 +33,7 @@ mod errors;
 mod fulltext;
 mod fuzz_commits;
 mod garbage;
+mod group_commits;
 mod health;
 mod hostile_arrow;
 mod hostile_changes;

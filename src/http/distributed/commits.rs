@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::uploads::parse_upload_id;
-use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once};
+use crate::commit::{CommitOutcome, CommitRequest, OnConflict, Once, UploadsAfter};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
@@ -47,8 +47,8 @@ pub struct CommitTableRequest {
     /// `rebase` (default): Lance's own conflict rules; `fail`: refuse unless the newest version
     /// still is `read_version`.
     on_conflict: Option<String>,
-    /// Whether this commit may share a version with others that wait; no commit does so far.
-    #[allow(dead_code, reason = "commits are not grouped yet, so that both values mean the same")]
+    /// Whether an append may share its version with others that wait (default: true). One with
+    /// `on_conflict: "fail"` never does.
     coalesce: Option<bool>,
     /// The main branch when absent.
     branch: Option<String>,
@@ -91,6 +91,9 @@ impl CommitTableRequest {
             schema,
             on_conflict,
             properties: self.properties.unwrap_or_default(),
+            coalesce: self.coalesce.unwrap_or(true),
+            claimed: None,
+            uploads_after: UploadsAfter::Kept,
         })
     }
 }
@@ -145,8 +148,14 @@ pub async fn commit_table(
     Ok(Reply(outcome.into()))
 }
 
+/// The largest body that takes no time to read.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// A body of hundreds of thousands of fragments takes its time: not on the threads that answer.
 async fn parse_commit(body: Bytes) -> Result<CommitTableRequest> {
+    if body.len() <= SMALL_BYTES {
+        return parse_json(&body);
+    }
     tokio::task::spawn_blocking(move || parse_json(&body))
         .await
         .map_err(|error| Error::internal("reading a commit", error))?

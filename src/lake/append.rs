@@ -1,0 +1,159 @@
+//! Adding rows that are written already: what can be checked before it is known on top of which
+//! version they go, and one version for the rows of several.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use lance::dataset::transaction::Operation;
+use lance::datatypes::{Field, Schema};
+use lance_table::format::Fragment;
+
+use super::publish::{Change, Input, Prepared, Published, Rules};
+use super::publish::{all_fragments, decode_all, refuse_deletions};
+use super::snapshot::fragment_from_json;
+use super::{Lake, Location, Snapshot, verify};
+use crate::error::{Error, Result};
+
+/// Rows to add, whose files were looked at.
+pub struct Addition {
+    pub(super) fragments: Vec<Fragment>,
+    /// What the files of fragments hold that a caller named; `None` when it named none.
+    fields: Option<Vec<Field>>,
+    /// What the uploads hold.
+    staged: Vec<Schema>,
+    files: HashSet<String>,
+}
+
+impl Lake {
+    /// Looks at the files of rows that are to be added.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `TableSchemaValidation` that say what is wrong with them.
+    pub async fn inspect(&self, location: &Location, input: &Input) -> Result<Addition> {
+        let bare: Vec<Fragment> =
+            input.fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
+        refuse_deletions(&bare)?;
+        let fields = match bare.is_empty() {
+            true => None,
+            false => Some(self.verify(location, &bare, &HashSet::new()).await?),
+        };
+        let fragments = all_fragments(bare, &input.staged)?;
+        let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        let files = files.map(|file| file.path.clone()).collect();
+        Ok(Addition { fragments, fields, staged: decode_all(&input.staged)?, files })
+    }
+}
+
+impl Addition {
+    /// How many rows there are.
+    pub fn num_rows(&self) -> u64 {
+        self.fragments.iter().filter_map(Fragment::num_rows).sum::<usize>() as u64
+    }
+
+    pub fn num_fragments(&self) -> usize {
+        self.fragments.len()
+    }
+
+    /// Whether the table can read the columns, and lacks none that it needs.
+    fn check_columns(&self, table: &Schema) -> Result<()> {
+        let staged = self.staged.iter().flat_map(|schema| &schema.fields);
+        for field in self.fields.iter().flatten().chain(staged) {
+            let known = table.fields.iter().find(|known| known.id == field.id);
+            if !known.is_some_and(|known| verify::fits(known, field)) {
+                return Err(Error::TableSchemaValidation(format!(
+                    "column '{}' ({}) of the fragments does not fit the table's schema; upload \
+                     them again with mode=append",
+                    field.name, field.logical_type
+                )));
+            }
+        }
+        let lacking = |fields: &[Field]| {
+            let is_there = |known: &Field| fields.iter().any(|field| field.id == known.id);
+            table.fields.iter().find(|known| !known.nullable && !is_there(known))
+        };
+        // An upload holds what its version of the table asked for; another may ask for more.
+        let by_upload = self.staged.iter().find_map(|schema| lacking(&schema.fields));
+        let by_name = || self.fields.as_deref().and_then(lacking);
+        if let Some(field) = by_upload.or_else(by_name) {
+            return Err(Error::TableSchemaValidation(format!(
+                "the fragments lack column '{}', which may not be null",
+                field.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Which of several additions can go on top of this version, together with those before them.
+    ///
+    /// # Errors
+    /// For each one that cannot: `TableSchemaValidation`, or `InvalidInput` for a file that is in
+    /// the table already.
+    pub fn check_additions(&self, additions: &[&Addition]) -> Vec<Result<()>> {
+        let new: HashSet<&str> =
+            additions.iter().flat_map(|addition| &addition.files).map(String::as_str).collect();
+        let files = self.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+        let mut taken: HashSet<&str> =
+            files.map(|file| file.path.as_str()).filter(|path| new.contains(path)).collect();
+        let mut verdicts = Vec::new();
+        for addition in additions {
+            let verdict =
+                addition.check_columns(self.dataset.schema()).and_then(|()| {
+                    match addition.files.iter().find(|file| taken.contains(file.as_str())) {
+                        Some(file) => Err(there_already(file)),
+                        None => Ok(()),
+                    }
+                });
+            if verdict.is_ok() {
+                taken.extend(addition.files.iter().map(String::as_str));
+            }
+            verdicts.push(verdict);
+        }
+        verdicts
+    }
+
+    /// Puts one version with the rows of all additions, which were checked against this one: it
+    /// lands as the version right after this one, or not at all.
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when another version stands there.
+    pub async fn append_all(&self, additions: &[&Addition], rules: &Rules) -> Result<Published> {
+        let fragments = additions.iter().flat_map(|addition| addition.fragments.clone()).collect();
+        let prepared = Prepared {
+            change: Change::Append,
+            operation: Operation::Append { fragments },
+            stable_row_ids: false,
+            // The version that they were checked against is the one below.
+            new_files: HashSet::new(),
+        };
+        let rules = Rules { read_version: self.version(), strict: true, ..rules.clone() };
+        self.lake.publish(&self.location, Some(self), prepared, &rules).await
+    }
+}
+
+pub(super) fn there_already(file: &str) -> Error {
+    Error::invalid_input(format!("the data file '{file}' is in the table already"))
+}
+
+/// How a version says that it holds the rows of a commit that shares it with others.
+const MEMBER: &str = "tiltyard.member.";
+
+/// The properties of the transaction that several share, by their transactions' ids.
+pub fn shared_properties<'a>(
+    own: &BTreeMap<String, String>,
+    members: impl Iterator<Item = (uuid::Uuid, &'a Addition)>,
+) -> BTreeMap<String, String> {
+    let members =
+        members.map(|(id, addition)| (format!("{MEMBER}{id}"), addition.num_rows().to_string()));
+    own.clone().into_iter().chain(members).collect()
+}
+
+/// Whether a transaction is the one that is looked for, or one that it shared a version with.
+pub(super) fn is_of(
+    uuid: &str,
+    properties: Option<&HashMap<String, String>>,
+    wanted: &str,
+) -> bool {
+    let shared = || properties.is_some_and(|all| all.contains_key(&format!("{MEMBER}{wanted}")));
+    uuid == wanted || shared()
+}
