@@ -14,28 +14,30 @@ const CASES: u32 = 150;
 /// How many cases of a cheap test one of these takes as long as.
 const COST: u32 = 50;
 
+/// Texts that mean something where they should not be.
+const TEXTS: &[&str] = &[
+    "",
+    ".",
+    "..",
+    "../x.lance",
+    "/etc/passwd",
+    "a/../../b",
+    "data/x.lance",
+    "file:///etc/passwd",
+    "s3://elsewhere/x",
+    "x\u{0}y",
+    "\u{1f}",
+    "%2e%2e/x",
+    "a\\b",
+    "append",
+    "overwrite",
+    "merge",
+    "int32",
+    "utf8",
+];
+
 /// Numbers and texts that stand at the edge of something.
 fn leaves() -> impl Strategy<Value = Value> {
-    let texts = [
-        "",
-        ".",
-        "..",
-        "../x.lance",
-        "/etc/passwd",
-        "a/../../b",
-        "data/x.lance",
-        "file:///etc/passwd",
-        "s3://elsewhere/x",
-        "x\u{0}y",
-        "\u{1f}",
-        "%2e%2e/x",
-        "a\\b",
-        "append",
-        "overwrite",
-        "merge",
-        "int32",
-        "utf8",
-    ];
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -43,7 +45,7 @@ fn leaves() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         (-2..5_i64).prop_map(Value::from),
         any::<f64>().prop_map(|number| json!(number)),
-        prop::sample::select(&texts).prop_map(Value::from),
+        prop::sample::select(TEXTS).prop_map(Value::from),
         any::<String>().prop_map(Value::from),
         (1..200_000_usize).prop_map(|length| Value::from("x".repeat(length))),
     ]

@@ -49,6 +49,7 @@ mod locations;
 mod managed;
 mod merges;
 mod migrations;
+mod model;
 mod multipart;
 mod multipart_crashes;
 mod multipart_ends;

@@ -5,23 +5,31 @@
 //! there, and an error that leaves it open (5xx) is settled by the same request again where it has a
 //! key. Versions have no gaps, Lance itself reads the table, and the next write works.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use tiltyard::config::Settings;
 use tiltyard::model::Clock;
 use tiltyard::server::Parts;
 
-use crate::support::faults::{Fault, Faults, Rule, Step, Steps, as_object_store};
-use crate::support::writes::{Contents, KINDS, Kind, Write};
-use crate::support::{Backend, Reply, TestServer};
+use crate::support::batches::batch_ab;
+use crate::support::faults::{Fault, Faults, Rule, Step, Steps, as_object_store, plain};
+use crate::support::writes::{Contents, KINDS, Kind, Write, contents};
+use crate::support::{Backend, Reply, TestServer, foreign, table};
 
 /// How many cases run side by side.
 const AT_ONCE: usize = 4;
 /// No kind of write has as many steps.
 const MOST_STEPS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Longer than any lease: to a server whose clock is ahead by this another that still works is dead.
-const AHEAD_US: i64 = 15 * 60 * 1_000_000;
+/// To a server whose clock is ahead by this another that still works is dead: longer than the leases of
+/// keys and batches, and less than what clocks may differ by.
+const AHEAD_US: i64 = 45 * 1_000_000;
 /// How often a request that has a key is sent again.
 const TRIES: usize = 5;
 
@@ -92,7 +100,8 @@ async fn settle(write: &Write, server: &TestServer, context: &str) {
 }
 
 /// A fault that is over by the time that the answer is there. Answers whether there was such a step.
-async fn fail_at(server: &TestServer, faults: &Faults, case: Case) -> bool {
+async fn fail_at(pair: &Pair, case: Case) -> bool {
+    let Pair { server, faults, other } = pair;
     let write = Write::prepare(server, case.kind, &case.name()).await;
     let rule = faults.lay(&case.name(), case.steps, case.at, case.fault);
     let reply = send(&write, server, &format!("{case:?}")).await;
@@ -108,7 +117,7 @@ async fn fail_at(server: &TestServer, faults: &Faults, case: Case) -> bool {
     }
     if case.kind == Kind::BatchCommit {
         // A batch that is open is brought to its end by whoever comes next.
-        return end_of_batch(&write, server, &reply, &context).await;
+        return end_of_batch(&write, other, &reply, &context).await;
     }
     assert_honest(&write, server, &reply, &context).await;
     if reply.status != 200 {
@@ -147,20 +156,30 @@ async fn assert_alive(write: &Write, server: &TestServer, contents: &Contents, c
     write.assert_plain(server, &expected, context).await;
 }
 
-async fn faulty(backend: Backend) -> Option<(TestServer, Faults)> {
-    let faults = Faults::default();
-    let server = TestServer::spawn_of(backend, faults.parts(), as_object_store).await?;
-    server.create_namespace("ns").await;
-    Some((server, faults))
+/// A server whose storage has faults, and another beside it, to which it is dead: its clock is ahead.
+struct Pair {
+    server: TestServer,
+    faults: Faults,
+    other: TestServer,
+}
+
+impl Pair {
+    async fn new(backend: Backend) -> Option<Self> {
+        let faults = Faults::default();
+        let server = TestServer::spawn_of(backend, faults.parts(), as_object_store).await?;
+        let ahead = Parts { clock: Clock::ahead_by(|| AHEAD_US), ..Parts::default() };
+        let other = server.beside_of(ahead).await;
+        server.create_namespace("ns").await;
+        Some(Self { server, faults, other })
+    }
 }
 
 async fn every_step_fails(backend: Backend, steps: Steps, tried: &[Fault]) {
-    let Some((server, faults)) = faulty(backend).await else { return };
+    let Some(pair) = Pair::new(backend).await else { return };
     for kind in KINDS {
         for fault in tried {
-            let run = |at| fail_at(&server, &faults, Case { kind, steps, at, fault: *fault });
+            let run = |at| fail_at(&pair, Case { kind, steps, at, fault: *fault });
             let count = at_every_step(run).await;
-            println!("{kind:?} {fault:?}: {count} {steps:?}");
             assert!(count >= 2, "{kind:?} has {count} {steps:?}");
         }
     }
@@ -186,7 +205,8 @@ async fn every_read_of_storage_fails() {
 
 /// A server that stops dead at a step, while another goes on, takes over what it held, and then sees
 /// it come back to life and do the rest.
-async fn freeze_at(dead: &TestServer, other: &TestServer, faults: &Faults, case: Case) -> bool {
+async fn freeze_at(pair: &Pair, case: Case) -> bool {
+    let Pair { server: dead, faults, other } = pair;
     let write = Write::prepare(dead, case.kind, &case.name()).await;
     let rule = faults.lay(&case.name(), case.steps, case.at, case.fault);
     let request = tokio::spawn(write.request(dead).send());
@@ -261,17 +281,11 @@ async fn take_over(write: &Write, other: &TestServer, context: &str) -> TakenOve
 }
 
 async fn every_step_freezes(backend: Backend) {
-    let Some((dead, faults)) = faulty(backend).await else { return };
-    let ahead = Parts { clock: Clock::ahead_by(|| AHEAD_US), ..Parts::default() };
-    let other = dead.beside_of(ahead).await;
+    let Some(pair) = Pair::new(backend).await else { return };
     for kind in KINDS {
         for fault in [Fault::FreezeBefore, Fault::FreezeAfter] {
-            let run = |at| {
-                let case = Case { kind, steps: Steps::Writes, at, fault };
-                freeze_at(&dead, &other, &faults, case)
-            };
+            let run = |at| freeze_at(&pair, Case { kind, steps: Steps::Writes, at, fault });
             let count = at_every_step(run).await;
-            println!("{kind:?} {fault:?}: {count}");
             assert!(count >= 2, "{kind:?} has {count} writes");
         }
     }
@@ -285,4 +299,158 @@ async fn a_server_stops_at_every_step_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_stops_at_every_step_on_postgres() {
     every_step_freezes(Backend::Postgres).await;
+}
+
+/// How many appends wait for each other.
+const GROUP: i32 = 6;
+
+/// Appends that come at once and share versions: whatever fails, each is told what became of it.
+async fn fail_a_group_at(pair: &Pair, fault: Fault, at: usize) -> bool {
+    let Pair { server, faults, .. } = pair;
+    let case = format!("group{fault:?}{at}");
+    let id = format!("ns${case}_a");
+    server.create(&id, &batch_ab(0..3)).await;
+    let mut requests = Vec::new();
+    for value in 3..3 + GROUP {
+        let upload = server.upload(&id, &batch_ab(value..value + 1)).await;
+        let uploads = [&upload["upload_id"]];
+        requests.push(json!({"operation": "append", "read_version": 1, "uploads": uploads}));
+    }
+    let send = async |number: usize| {
+        let request = server.request(Method::POST, &table(&id, "commit"));
+        let request = request.header("idempotency-key", format!("{case} {number}"));
+        server.send(request.json(&requests[number])).await
+    };
+    let rule = faults.lay(&case, Steps::Writes, at, fault);
+    let replies = tokio::time::timeout(PATIENCE, join_all((0..requests.len()).map(&send))).await;
+    let replies = replies.unwrap_or_else(|_| panic!("no answer: {case}"));
+    let Some(step) = rule.fired() else { return false };
+    drop(rule);
+    let context = format!("{case} at {step}");
+    let found = contents(server, &id).await.expect("a table");
+    for (number, reply) in replies.iter().enumerate() {
+        let value = 3 + number as i32;
+        let is_there = found.values.contains(&value);
+        match reply.status {
+            200 => assert!(is_there, "{value} is acknowledged and not there: {context}"),
+            500 | 503 => {}
+            _ => panic!("{}: {context}", reply.text()),
+        }
+        let mut tries = 0;
+        while send(number).await.status != 200 {
+            tries += 1;
+            assert!(tries < TRIES, "no retry settles it: {context}");
+        }
+    }
+    let found = contents(server, &id).await.expect("a table");
+    assert_eq!(found.values, (0..3 + GROUP).collect::<Vec<_>>(), "{context}");
+    assert_eq!(found.versions, (1..=found.versions.len() as u64).collect::<Vec<_>>(), "{context}");
+    let location = server.location(&id).await;
+    assert_eq!(foreign::values(plain(&location)).await, found.values, "{context}");
+    true
+}
+
+async fn every_write_of_groups_fails(backend: Backend) {
+    let Some(pair) = Pair::new(backend).await else { return };
+    for fault in FAILURES {
+        let run = |at| fail_a_group_at(&pair, fault, at);
+        let count = at_every_step(run).await;
+        assert!(count >= 3, "a group has {count} writes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_of_groups_fails_on_sqlite() {
+    every_write_of_groups_fails(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_of_groups_fails_on_postgres() {
+    every_write_of_groups_fails(Backend::Postgres).await;
+}
+
+/// Writes of which nobody asks again what became of them.
+const ABANDONED: [Kind; 5] =
+    [Kind::CommitUpload, Kind::CommitColumns, Kind::Insert, Kind::Multipart, Kind::Create];
+
+/// Files under a table's folder that no version of it refers to, and that are none of Lance's own.
+async fn unused_files(server: &TestServer, write: &Write) -> Vec<String> {
+    let id = &write.ids[0];
+    let name = id.trim_start_matches("ns$");
+    let mut used = HashSet::new();
+    if server.exists(id).await {
+        let location = server.location(id).await;
+        let dataset = foreign::open(plain(&location)).await;
+        for version in dataset.versions().await.expect("the versions") {
+            let version = Box::pin(dataset.checkout_version(version.version)).await;
+            let version = version.expect("a version");
+            let files = version.fragments().iter().flat_map(|fragment| fragment.files.clone());
+            used.extend(files.map(|file| file.path));
+        }
+    }
+    let folder = server.lake().display().to_string();
+    let files = server.files().into_iter().map(|file| file.display().to_string());
+    let files = files.filter_map(|file| Some(file.strip_prefix(&folder)?.to_string()));
+    let of_table = files.filter(|file| file.starts_with(&format!("/{name}-")));
+    of_table
+        .filter(|file| {
+            let (_, name) = file.rsplit_once('/').expect("a path");
+            match file {
+                _ if used.is_empty() => true,
+                _ if file.contains("/data/") => !used.contains(name),
+                _ => file.contains(".manifest-") || name.contains('#'),
+            }
+        })
+        .collect()
+}
+
+/// What a write that failed left behind is swept, once its time is over.
+async fn what_fails_is_swept(backend: Backend) {
+    let (faults, ahead_us) = (Faults::default(), Arc::new(AtomicI64::new(0)));
+    let ahead = ahead_us.clone();
+    let clock = Clock::ahead_by(move || ahead.load(Ordering::Relaxed));
+    let configure = |settings: &mut Settings| {
+        as_object_store(settings);
+        settings.gc_interval = Duration::from_millis(200);
+    };
+    let parts = Parts { clock, ..faults.parts() };
+    let Some(server) = TestServer::spawn_of(backend, parts, configure).await else { return };
+    server.create_namespace("ns").await;
+    let mut left = Vec::new();
+    for kind in ABANDONED {
+        for fault in FAILURES {
+            for at in 0..MOST_STEPS {
+                let case = Case { kind, steps: Steps::Writes, at, fault };
+                let write = Write::prepare(&server, kind, &case.name()).await;
+                let rule = faults.lay(&case.name(), case.steps, at, fault);
+                let reply = send(&write, &server, &format!("{case:?}")).await;
+                let Some(step) = rule.fired() else { break };
+                left.push((write, told(case, &step, Some(&reply))));
+            }
+        }
+    }
+    ahead_us.store(3 * 24 * 60 * 60 * 1_000_000, Ordering::Relaxed);
+    let started = Instant::now();
+    for (write, context) in left {
+        loop {
+            let unused = unused_files(&server, &write).await;
+            if unused.is_empty() {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{unused:?} stay: {context}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let found = write.contents(&server).await;
+        assert!(found == write.before || found == Some(write.after), "{found:?}: {context}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_is_swept_on_sqlite() {
+    what_fails_is_swept(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_is_swept_on_postgres() {
+    what_fails_is_swept(Backend::Postgres).await;
 }

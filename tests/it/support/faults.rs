@@ -67,11 +67,6 @@ impl Step {
         }
     }
 
-    /// Whether it is the one by which a version comes to be.
-    pub fn is_commit_point(&self) -> bool {
-        self.what == "put" && self.path.starts_with("_versions/") && self.path.ends_with("manifest")
-    }
-
     /// Whether it tells readers where to look first, which no commit depends on.
     pub fn is_hint(&self) -> bool {
         self.path.ends_with("latest_version_hint.json")
@@ -339,7 +334,7 @@ impl ObjectStore for Faulty {
         let listed = async move {
             let path = prefix.clone().unwrap_or_default();
             store.faults.step("list", &path, async { Ok(()) }).await?;
-            Ok(store.inner.list(prefix.as_ref()))
+            Ok::<_, object_store::Error>(store.inner.list(prefix.as_ref()))
         };
         listed.into_stream().try_flatten().boxed()
     }

@@ -11,7 +11,9 @@ pub fn runner(quick: u32, cost: u32) -> TestRunner {
         Some(_) => (default.cases / cost).max(1),
         None => quick,
     };
-    TestRunner::new(Config { cases, failure_persistence: None, ..default })
+    // What fails is made smaller a few times only: each try takes its time.
+    let max_shrink_iters = 1_000_u32.div_ceil(cost).max(20);
+    TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters, ..default })
 }
 
 pub fn runtime() -> Runtime {
