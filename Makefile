@@ -18,7 +18,7 @@ CASES ?= 50000
 # Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
 ARGS ?=
 
-.PHONY: help run test fuzz build fmt lint smoke-lancedb-rust bench-upload bench-catalog openapi
+.PHONY: help run test build fmt lint smoke-lancedb-rust bench-upload bench-catalog bench-commits history fuzz openapi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,14 @@ bench-upload: build ## upload 1 GB and compare with a direct Lance write (ARGS="
 bench-catalog: build ## declare and describe up to 100 000 tables, beside the reference server
 	scripts/provision python
 	bench/catalog $(ARGS)
+
+bench-commits: build ## commit with one writer and with many, beside pylance (ARGS="--only 1,2", ARGS="--short")
+	scripts/provision python
+	bench/commits $(ARGS)
+
+history: build ## kill servers under load for a long while, and check what became of every write
+	scripts/provision python postgres
+	python="$$(scripts/client-venv)" && scripts/with-postgres scripts/history "$$python" $(ARGS)
 
 # By the binary that the tests use, so that nothing is compiled twice; through a temporary file, so
 # that a failing build leaves no empty document behind.

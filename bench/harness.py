@@ -1,4 +1,4 @@
-"""What both benchmarks share: starting the servers, and an HTTP connection that costs little.
+"""What the benchmarks share: starting the servers, and an HTTP connection that costs little.
 
 Only Python's standard library: the benchmark itself runs on any Python, and the parts that need pylance run as separate
 programs in the environment that scripts/client-venv makes.

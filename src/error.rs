@@ -96,6 +96,10 @@ pub enum Error {
     /// Code 23.
     #[error("branch '{branch}' of table '{table}' already exists")]
     TableBranchAlreadyExists { table: TableId, branch: Branch },
+    /// One entry of a request for several tables was refused, and so all of it: the code is that of
+    /// the entry's error.
+    #[error("entry {index}: {error}")]
+    Entry { index: usize, error: Box<Error> },
 }
 
 impl From<Invalid> for Error {
@@ -123,9 +127,25 @@ impl Error {
         Self::ConcurrentModification(Box::new(conflict))
     }
 
+    /// The error of an entry, with its place; an error that has one keeps it.
+    pub fn of_entry(index: usize, error: Self) -> Self {
+        match error {
+            Self::Entry { .. } => error,
+            error => Self::Entry { index, error: Box::new(error) },
+        }
+    }
+
+    /// The error itself, and the place of the entry that it is about.
+    pub fn and_entry(&self) -> (&Self, Option<usize>) {
+        match self {
+            Self::Entry { index, error } => (error.and_entry().0, Some(*index)),
+            error => (error, None),
+        }
+    }
+
     /// Whether the change that ended in this error certainly did not happen, so that its
     /// leftovers may be removed and the caller may be told so with a 4xx status.
     pub fn is_certainly_not_committed(&self) -> bool {
-        !matches!(self, Self::Internal { .. } | Self::ServiceUnavailable(_))
+        !matches!(self.and_entry().0, Self::Internal { .. } | Self::ServiceUnavailable(_))
     }
 }

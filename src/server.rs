@@ -116,15 +116,8 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     if settings.migrate {
         catalog.migrate().await?;
     }
-    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
-    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
-    let clock = parts.clock;
     let work = TaskTracker::new();
-    let versioning =
-        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
-    let ttl = settings.upload_ttl;
-    let (waiting, tasks) = (settings.max_waiting, work.clone());
-    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
+    let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
     engine.prepare_catalog().await?;
     let limits = Limits {
         max_body_bytes: settings.max_body_bytes,
@@ -133,6 +126,40 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
     Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
+}
+
+async fn engine(
+    parts: Parts,
+    settings: &Settings,
+    catalog: &Catalog,
+    work: &TaskTracker,
+) -> Result<(Lake, Engine)> {
+    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
+    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
+    let clock = parts.clock;
+    let versioning =
+        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
+    let ttl = settings.upload_ttl;
+    let (waiting, tasks) = (settings.max_waiting, work.clone());
+    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
+    Ok((lake, engine))
+}
+
+/// Does some work on a catalog that is there and on its storage, without a server.
+///
+/// # Errors
+/// `InvalidInput` for a database that is not there or has not the schema of this version: from an
+/// empty one, everything in storage would look like garbage. Else what `work` ends with.
+pub async fn offline<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Engine) -> Result<T>,
+) -> Result<T> {
+    let catalog = Catalog::open_existing(&settings.database).await?;
+    let (_, engine) = engine(Parts::default(), settings, &catalog, &TaskTracker::new()).await?;
+    let outcome = work(&engine).await;
+    // What is still under way at its end is not worth waiting for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;
+    outcome
 }
 
 /// Brings the schema of the database up to date, and nothing else.

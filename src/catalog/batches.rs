@@ -87,10 +87,10 @@ pub struct Intent {
     pub lease_us: i64,
 }
 
-/// Notes a batch before any of it is put.
-pub async fn insert_batch(tx: &mut Tx, batch: &Batch, lease_us: i64) -> Result<()> {
+/// Notes a batch before any of it is put. Answers false when it is noted already.
+pub async fn insert_batch(tx: &mut Tx, batch: &Batch, lease_us: i64) -> Result<bool> {
     const SQL: &str = "INSERT INTO batches (batch_id, state, changes, properties, created_by, \
-        created_at_us, lease_us) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        created_at_us, lease_us) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
     let properties = to_json(&batch.properties)?;
     run!(tx, |c| sqlx::query(SQL)
         .bind(batch.key)
@@ -102,7 +102,7 @@ pub async fn insert_batch(tx: &mut Tx, batch: &Batch, lease_us: i64) -> Result<(
         .bind(lease_us)
         .execute(c)
         .await
-        .map(drop))
+        .map(|done| done.rows_affected() == 1))
     .map_err(|error| failed(error, "noting a batch"))
 }
 

@@ -1,5 +1,7 @@
 //! Tables that refer to files of others.
 
+use uuid::Uuid;
+
 use super::{Tx, failed, run, tables};
 use crate::error::Result;
 use crate::model::{Table, TableId};
@@ -44,4 +46,24 @@ pub async fn find_clone_of(tx: &mut Tx, source: &Table) -> Result<Option<TableId
         .await)
     .map_err(|error| failed(error, "looking for clones"))?;
     found.map(|row| tables::table_id(&row.path, row.name)).transpose()
+}
+
+/// The tables that refer to files of the table at a location, whichever of its branches, in pages by
+/// their keys.
+pub async fn list_clones_of(
+    tx: &mut Tx,
+    location: &str,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<(Uuid, String)>> {
+    const SQL: &str = "SELECT t.table_id, t.location FROM clones c \
+        JOIN tables t ON t.table_id = c.table_id \
+        WHERE c.source_location = $1 AND t.table_id > $2 ORDER BY t.table_id LIMIT $3";
+    run!(tx, |c| sqlx::query_as::<_, (Uuid, String)>(SQL)
+        .bind(location)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing clones"))
 }

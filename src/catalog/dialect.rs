@@ -35,6 +35,30 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 /// Connecting is where the two differ most: a file that is made if absent, with one writer and a
 /// log beside it, against a server with a pool.
 pub(super) async fn open(url: &str) -> Result<Pools> {
+    if let Some(folder) = sqlite_file(url).and_then(std::path::Path::parent)
+        && !folder.as_os_str().is_empty()
+    {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Error::invalid_input(format!("the folder of the database cannot be made: {error}"))
+        })?;
+    }
+    connect(url).await
+}
+
+/// As [`open`], of a database that is there: who only looks would else look into a new, empty one.
+pub(super) async fn open_existing(url: &str) -> Result<Pools> {
+    if sqlite_file(url).is_some_and(|file| !file.is_file()) {
+        return Err(Error::invalid_input("there is no such database file"));
+    }
+    connect(url).await
+}
+
+fn sqlite_file(url: &str) -> Option<&std::path::Path> {
+    let path = url.strip_prefix("sqlite://").filter(|path| !path.is_empty())?;
+    Some(std::path::Path::new(path.split('?').next().unwrap_or(path)))
+}
+
+async fn connect(url: &str) -> Result<Pools> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let pool = PgPoolOptions::new()
             .max_connections(20)
@@ -48,14 +72,8 @@ pub(super) async fn open(url: &str) -> Result<Pools> {
             .map_err(|error| unreachable(&error))?;
         return Ok(Pools::Postgres(pool));
     }
-    let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) else {
+    if sqlite_file(url).is_none() {
         return Err(Error::invalid_input("the database must be sqlite://PATH or postgres://…"));
-    };
-    let file = std::path::Path::new(path.split('?').next().unwrap_or(path));
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            Error::invalid_input(format!("the folder of the database cannot be made: {error}"))
-        })?;
     }
     let options = SqliteConnectOptions::from_str(url)
         .map_err(|error| Error::invalid_input(format!("the database URL is wrong: {error}")))?
@@ -85,6 +103,28 @@ pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
     match tx {
         Tx::Sqlite(_) => Ok(()),
         Tx::Postgres(session) => sqlx::query(SQL).execute(&mut **session).await.map(drop),
+    }
+}
+
+/// # Errors
+/// `InvalidInput` for a database that lacks a migration of this version, or all of them.
+pub(super) async fn ensure_current(pools: &Pools) -> Result<()> {
+    const SQL: &str = "SELECT COUNT(*) FROM _sqlx_migrations WHERE success";
+    let (done, wanted) = match pools {
+        Pools::Sqlite { readers, .. } => {
+            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(readers).await, SQLITE.iter().count())
+        }
+        Pools::Postgres(pool) => {
+            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await, POSTGRES.iter().count())
+        }
+    };
+    match done {
+        Ok(done) if usize::try_from(done).is_ok_and(|done| done == wanted) => Ok(()),
+        Ok(_) | Err(sqlx::Error::Database(_)) => Err(Error::invalid_input(
+            "the database does not have the schema of this version: `tiltyard migrate` brings it \
+             up to date",
+        )),
+        Err(error) => Err(unreachable(&error)),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod multipart;
 pub mod namespaces;
 pub mod removals;
+pub mod survey;
 pub mod tables;
 pub mod transactions;
 pub mod uploads;
@@ -120,13 +121,27 @@ impl Catalog {
     /// # Errors
     /// `InvalidInput` for another kind of URL, `ServiceUnavailable` when it does not answer.
     pub async fn open(url: &str) -> Result<Self> {
-        let pools = dialect::open(url).await?;
+        dialect::open(url).await.map(Self::of)
+    }
+
+    /// As [`Self::open`], of a database that is there and has the schema of this version. Nothing is
+    /// made or changed.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not; `ServiceUnavailable` when it does not answer.
+    pub async fn open_existing(url: &str) -> Result<Self> {
+        let pools = dialect::open_existing(url).await?;
+        dialect::ensure_current(&pools).await?;
+        Ok(Self::of(pools))
+    }
+
+    fn of(pools: Pools) -> Self {
         let writers = match &pools {
             Pools::Sqlite { .. } => 1,
             // One that waits for a row does not hold up all the others.
             Pools::Postgres(_) => 4,
         };
-        Ok(Self { group: grouped::Group::start(&pools, writers), pools })
+        Self { group: grouped::Group::start(&pools, writers), pools }
     }
 
     /// Brings the schema up to date: every migration that the database does not have yet.

@@ -59,21 +59,3 @@ pub async fn finish_removal(tx: &mut Tx, location: &str, claim: &str) -> Result<
     run!(tx, |c| sqlx::query(SQL).bind(location).bind(claim).execute(c).await.map(drop))
         .map_err(|error| failed(error, "finishing a removal"))
 }
-
-/// Some of the folders whose time has come and that nobody claimed after `stale_us`.
-pub async fn list_due_removals(
-    tx: &mut Tx,
-    now_us: i64,
-    stale_us: i64,
-    limit: i64,
-) -> Result<Vec<String>> {
-    const SQL: &str = "SELECT location FROM pending_removals WHERE not_before_us <= $1 \
-        AND (claimed_at_us IS NULL OR claimed_at_us <= $2) ORDER BY not_before_us LIMIT $3";
-    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL)
-        .bind(now_us)
-        .bind(stale_us)
-        .bind(limit)
-        .fetch_all(c)
-        .await)
-    .map_err(|error| failed(error, "listing removals"))
-}

@@ -303,12 +303,14 @@ pub async fn delete_uploads(tx: &mut Tx, table: &Table) -> Result<()> {
     .map_err(|error| failed(error, "removing the uploads to a branch"))
 }
 
-/// Some uploads whose time is over, each with its table; none that a commit claimed after
-/// `stale_us`, and no part of a multipart write that still takes parts: it would lose one unnoticed.
+/// Some uploads whose time is over, each with its table, in pages that go by expiry and key; none
+/// that a commit claimed after `stale_us`, and no part of a multipart write that still takes parts:
+/// it would lose one unnoticed.
 pub async fn list_expired(
     tx: &mut Tx,
     now_us: i64,
     stale_us: i64,
+    after: (i64, Uuid),
     limit: i64,
 ) -> Result<Vec<(Upload, Table)>> {
     const SQL: &str = "SELECT upload_id, table_id, branch, kind, state, read_version, fragments, \
@@ -316,13 +318,16 @@ pub async fn list_expired(
         created_at_us, expires_at_us FROM uploads WHERE expires_at_us <= $1 \
         AND (claimed_at_us IS NULL OR claimed_at_us <= $2) \
         AND NOT EXISTS (SELECT 1 FROM multipart_writes m \
-        WHERE m.session_id = uploads.session_id AND m.state = $4) \
-        ORDER BY expires_at_us LIMIT $3";
+        WHERE m.session_id = uploads.session_id AND m.state = $4 AND m.expires_at_us > $1) \
+        AND (expires_at_us > $5 OR (expires_at_us = $5 AND upload_id > $6)) \
+        ORDER BY expires_at_us, upload_id LIMIT $3";
     let rows = run!(&mut *tx, |c| sqlx::query_as::<_, UploadRow>(SQL)
         .bind(now_us)
         .bind(stale_us)
         .bind(limit)
         .bind(MultipartState::Open.as_str())
+        .bind(after.0)
+        .bind(after.1)
         .fetch_all(c)
         .await)
     .map_err(|error| failed(error, "listing uploads"))?;

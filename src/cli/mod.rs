@@ -1,9 +1,12 @@
 //! The command line: one file per subcommand.
 
+mod doctor;
+mod gc;
 mod migrate;
 mod openapi;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +29,10 @@ enum Command {
     Serve(serve::Serve),
     /// Bring the schema of the database up to date, and stop
     Migrate(migrate::Migrate),
+    /// Remove once what nothing refers to any more, and say what it was
+    Gc(gc::Gc),
+    /// Compare catalog and storage, say what does not fit together, and mend it with --repair
+    Doctor(doctor::Doctor),
     /// Print the OpenAPI document of what is served
     Openapi,
 }
@@ -35,12 +42,14 @@ pub fn main() -> ExitCode {
     // SAFETY: the process has just started; no thread was.
     unsafe { crate::lake::widen_cpu_pool() };
     let done = match Cli::parse().command {
-        Command::Serve(serve) => serve::run(&serve),
-        Command::Migrate(migrate) => migrate::run(&migrate),
-        Command::Openapi => openapi::run(),
+        Command::Serve(serve) => serve::run(&serve).map(|()| ExitCode::SUCCESS),
+        Command::Migrate(migrate) => migrate::run(&migrate).map(|()| ExitCode::SUCCESS),
+        Command::Gc(gc) => gc::run(&gc),
+        Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Openapi => openapi::run().map(|()| ExitCode::SUCCESS),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("tiltyard: {error}");
             if let Some(cause) = std::error::Error::source(&error) {
@@ -66,4 +75,9 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .map_err(|error| Error::internal("starting the runtime", error))?
         .block_on(work)
+}
+
+/// Prints a line. A reader that hung up, as `head` does, does not stop the work.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -15,17 +15,19 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::managed::VersionRange;
+use super::settlement::Settlement;
 use super::tables::ensure_free;
 use super::{Engine, NewLocation, location_of, root_of};
 use crate::catalog::batches::{self, Batch, BatchState};
 use crate::catalog::{Tx, namespaces, tables, versions};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Claim, Put, StagedManifest};
+use crate::lake::{Claim, Put, StagedManifest, Told};
 use crate::model::{
     Branch, Caller, ManifestEntry, NamingScheme, Origin, Properties, Table, TableId, TableState,
     TableVersion,
@@ -39,6 +41,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 pub const MAX_CHANGES: usize = 1_000;
 /// How many abandoned batches one sweep takes up.
 const BATCH: i64 = 64;
+/// How many versions of a batch are put side by side.
+pub(super) const AT_ONCE: usize = 8;
 
 /// One change of a batch, as a caller asks for it.
 #[derive(Debug, Clone)]
@@ -60,7 +64,7 @@ pub enum TableChanged {
 
 /// A change in the form in which it is kept until it is done: everything is decided.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-enum Step {
+pub(super) enum Step {
     Declare {
         table: Uuid,
         id: Vec<String>,
@@ -77,6 +81,9 @@ enum Step {
         /// Of the manifest's bytes, so that it is known wherever it stands.
         hash: String,
         metadata: Properties,
+        /// For a version that was staged here, and goes when it is not put.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        told: Option<Told>,
     },
     DeleteVersions {
         table: Uuid,
@@ -87,14 +94,41 @@ enum Step {
     Deregister {
         table: Uuid,
     },
+    /// What ends together with a commit to several tables.
+    Settle(Settlement),
 }
 
 /// A version that a batch puts.
-struct Creation {
-    index: usize,
-    table: Table,
-    staged: StagedManifest,
-    metadata: Properties,
+pub(super) struct Creation {
+    pub(super) index: usize,
+    pub(super) table: Table,
+    pub(super) staged: StagedManifest,
+    pub(super) metadata: Properties,
+    /// For a version that was staged here.
+    pub(super) told: Option<Told>,
+}
+
+/// When a batch was noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    Now,
+    /// Somebody did so before, and is at it.
+    Before,
+}
+
+impl Step {
+    pub(super) fn of_creation(creation: &Creation) -> Self {
+        Self::CreateVersion {
+            table: creation.table.key,
+            branch: creation.table.branch.to_string(),
+            version: creation.staged.version(),
+            path: creation.staged.path(),
+            v1_names: creation.staged.naming_scheme() == NamingScheme::V1,
+            hash: creation.staged.hash(),
+            metadata: creation.metadata.clone(),
+            told: creation.told.clone(),
+        }
+    }
 }
 
 impl Engine {
@@ -131,7 +165,9 @@ impl Engine {
             created_at_us: self.now_us(),
         };
         let creations = self.creations(&steps).await?;
-        self.intend(&batch, &steps, &creations).await?;
+        if self.intend(&batch, &steps, &creations).await? == Noted::Before {
+            return Err(Error::internal("noting a batch", "its id is another's"));
+        }
         let work = self.carry_out(&batch, &steps, &creations, caller);
         let done = self.while_at_it(batch.key, work).await?;
         tracing::info!(batch.id = %batch.key, %caller, changes = done.len(), "committed a batch");
@@ -170,6 +206,7 @@ impl Engine {
                     v1_names: staged.naming_scheme() == NamingScheme::V1,
                     hash: staged.hash(),
                     metadata,
+                    told: None,
                 }
             }
             TableChange::DeleteVersions { table, ranges } => {
@@ -195,25 +232,32 @@ impl Engine {
     }
 
     async fn creation(&self, index: usize, step: &Step) -> Result<Option<Creation>> {
-        let Step::CreateVersion { table, branch, version, path, v1_names, hash, metadata } = step
+        let Step::CreateVersion { table, branch, version, path, v1_names, hash, metadata, told } =
+            step
         else {
             return Ok(None);
         };
         let table = self.table_of(*table, branch).await?;
         let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
-        let claim = Claim {
-            version: *version,
-            path: path.clone(),
-            size_bytes: None,
-            naming_scheme: Some(scheme),
+        let staged = if let Some(told) = told {
+            let location = location_of(&table);
+            self.lake.staged_before(&location, *version, scheme, path, told).await?
+        } else {
+            let claim = Claim {
+                version: *version,
+                path: path.clone(),
+                size_bytes: None,
+                naming_scheme: Some(scheme),
+            };
+            let newest = self.latest(&table).await?.map(|latest| latest.manifest);
+            let root = root_of(&table);
+            self.lake.read_staged(&root, &table.branch, &claim, newest.as_ref()).await?
         };
-        let newest = self.latest(&table).await?.map(|latest| latest.manifest);
-        let staged =
-            self.lake.read_staged(&root_of(&table), &table.branch, &claim, newest.as_ref()).await?;
         if staged.hash() != *hash {
             return Err(Error::invalid_input("the staged manifest changed meanwhile"));
         }
-        Ok(Some(Creation { index, table, staged, metadata: metadata.clone() }))
+        let (metadata, told) = (metadata.clone(), told.clone());
+        Ok(Some(Creation { index, table, staged, metadata, told }))
     }
 
     async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
@@ -224,7 +268,15 @@ impl Engine {
     }
 
     /// Notes the batch, and every branch of a table whose versions it changes.
-    async fn intend(&self, batch: &Batch, steps: &[Step], creations: &[Creation]) -> Result<()> {
+    ///
+    /// # Errors
+    /// `ConcurrentModification` when another batch is at one of them; then it is not noted.
+    pub(super) async fn intend(
+        &self,
+        batch: &Batch,
+        steps: &[Step],
+        creations: &[Creation],
+    ) -> Result<Noted> {
         let mut lines = Vec::new();
         for creation in creations {
             lines.push((creation.index, creation.table.clone(), creation.staged.version()));
@@ -240,7 +292,9 @@ impl Engine {
             (one.key, one.branch.as_str()).cmp(&(other.key, other.branch.as_str()))
         });
         let mut tx = self.catalog.write().await?;
-        batches::insert_batch(&mut tx, batch, self.after_us(LEASE)).await?;
+        if !batches::insert_batch(&mut tx, batch, self.after_us(LEASE)).await? {
+            return Ok(Noted::Before);
+        }
         for (index, table, version) in lines {
             if !batches::insert_intent(&mut tx, batch.key, &table, version).await? {
                 let conflict = Conflict {
@@ -251,11 +305,12 @@ impl Engine {
                 return Err(at(index, Error::conflict(conflict)));
             }
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(Noted::Now)
     }
 
     /// Does the work on a batch while giving signs of life.
-    async fn while_at_it<T>(&self, batch: Uuid, work: impl Future<Output = T>) -> T {
+    pub(super) async fn while_at_it<T>(&self, batch: Uuid, work: impl Future<Output = T>) -> T {
         // A task of its own: the work may hold the connection that the sign of life waits for.
         let engine = self.clone();
         let signs = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -278,7 +333,7 @@ impl Engine {
     }
 
     /// Puts what is to be put, and makes all of it true, or takes all of it back.
-    async fn carry_out(
+    pub(super) async fn carry_out(
         &self,
         batch: &Batch,
         steps: &[Step],
@@ -286,27 +341,29 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Vec<TableChanged>> {
         let mut put: Vec<(&Creation, TableVersion)> = Vec::new();
-        for creation in creations {
-            let location = location_of(&creation.table);
+        for some in creations.chunks(AT_ONCE) {
+            let outcomes = join_all(some.iter().map(|creation| self.put(creation))).await;
             // When storage does not say, the batch stays as it is until its lease is over.
-            match self.lake.put_staged(&location, &creation.staged, self.now_us()).await? {
-                Put::Landed(landed) | Put::StoodAlready(landed) => {
-                    let metadata = creation.metadata.clone();
-                    let version = self.version_of(&creation.staged, landed, metadata, caller);
-                    put.push((creation, version));
-                }
-                Put::Taken => {
-                    self.take_back_batch(batch.key, BatchState::Open, steps).await?;
-                    let error = self.taken(&creation.table, creation.staged.version()).await;
-                    return Err(at(creation.index, error));
+            let outcomes: Vec<Put> = outcomes.into_iter().collect::<Result<_>>()?;
+            for (creation, outcome) in some.iter().zip(outcomes) {
+                match outcome {
+                    Put::Landed(landed) | Put::StoodAlready(landed) => {
+                        let metadata = creation.metadata.clone();
+                        let version = self.version_of(&creation.staged, landed, metadata, caller);
+                        put.push((creation, version));
+                    }
+                    Put::Taken => {
+                        self.take_back_batch(batch.key, BatchState::Open, steps).await?;
+                        let error = self.taken(&creation.table, creation.staged.version()).await;
+                        return Err(at(creation.index, error));
+                    }
                 }
             }
         }
         match self.flip(batch, steps, &put, caller).await {
             Ok(done) => {
-                for creation in creations {
-                    let location = location_of(&creation.table);
-                    self.lake.remove_staged(&location, &creation.staged).await;
+                for some in creations.chunks(AT_ONCE) {
+                    join_all(some.iter().map(|creation| self.remove_staged(creation))).await;
                 }
                 if let Err(error) = self.finish_deletions(batch.key, steps).await {
                     tracing::warn!(batch.id = %batch.key, %error, "could not delete all versions yet");
@@ -323,6 +380,15 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    async fn put(&self, creation: &Creation) -> Result<Put> {
+        let location = location_of(&creation.table);
+        self.lake.put_staged(&location, &creation.staged, self.now_us()).await
+    }
+
+    async fn remove_staged(&self, creation: &Creation) {
+        self.lake.remove_staged(&location_of(&creation.table), &creation.staged).await;
     }
 
     async fn is_aborted(&self, batch: Uuid) -> bool {
@@ -353,6 +419,10 @@ impl Engine {
         }
         let mut done = Vec::new();
         for (index, step) in steps.iter().enumerate() {
+            if let Step::Settle(settlement) = step {
+                self.settle_batch(&mut tx, settlement).await?;
+                continue;
+            }
             let created = put.iter().find(|(creation, _)| creation.index == index);
             let changed = self.apply(&mut tx, step, created, caller).await;
             done.push(changed.map_err(|error| at(index, error))?);
@@ -415,6 +485,7 @@ impl Engine {
                 tables::delete_table(tx, &table).await?;
                 Ok(TableChanged::Deregistered(table))
             }
+            Step::Settle(_) => Err(Error::internal("committing a batch", "it changes no table")),
         }
     }
 
@@ -435,6 +506,7 @@ impl Engine {
         }
         self.take_puts_back(batch, steps).await?;
         let mut tx = self.catalog.write().await?;
+        self.unsettle_batch(&mut tx, steps).await?;
         let (aborting, aborted) = (BatchState::Aborting, BatchState::Aborted);
         batches::move_batch(&mut tx, batch, aborting, aborted).await?;
         batches::delete_intents(&mut tx, batch).await?;
@@ -444,7 +516,9 @@ impl Engine {
     /// Removes the manifests that a batch put, known by their hash.
     async fn take_puts_back(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
         for step in steps {
-            let Step::CreateVersion { table, branch, version, v1_names, hash, .. } = step else {
+            let Step::CreateVersion { table, branch, version, v1_names, hash, path, told, .. } =
+                step
+            else {
                 continue;
             };
             // A table that is gone since took its versions with it.
@@ -457,6 +531,9 @@ impl Engine {
                     "somebody past the catalog built on a version of a batch that did not land; \
                      it stays, and will be adopted"
                 );
+            } else if let Some(told) = told {
+                let file = told.transaction_file.as_deref();
+                self.lake.discard_staged(&location, path, file).await;
             }
         }
         Ok(())
@@ -601,23 +678,19 @@ fn check_distinct(changes: &[TableChange]) -> Result<()> {
 }
 
 /// The error of one change, with the place of the change.
-fn at(index: usize, error: Error) -> Error {
-    let place = format!("operation {index}: ");
-    match error {
-        Error::InvalidInput(text) if !text.starts_with("operation ") => {
-            Error::InvalidInput(place + &text)
-        }
-        Error::InvalidTableState(text) if !text.starts_with("operation ") => {
-            Error::InvalidTableState(place + &text)
-        }
-        Error::ConcurrentModification(mut conflict) => {
-            if !conflict.message.starts_with("operation ") {
-                conflict.message.insert_str(0, &place);
-            }
-            Error::ConcurrentModification(conflict)
-        }
-        error => error,
-    }
+pub(super) fn at(index: usize, error: Error) -> Error {
+    Error::of_entry(index, error)
+}
+
+/// Where the manifests are staged that a batch, as it is kept, puts; as rows of versions have paths.
+pub(super) fn staged_paths(changes: &str) -> Result<Vec<String>> {
+    let steps: Vec<Step> =
+        serde_json::from_str(changes).map_err(|error| Error::internal("reading a batch", error))?;
+    let paths = steps.into_iter().filter_map(|step| match step {
+        Step::CreateVersion { path, .. } => Some(path.trim_start_matches('/').to_owned()),
+        _ => None,
+    });
+    Ok(paths.collect())
 }
 
 fn gone() -> Error {

@@ -37,6 +37,8 @@ pub(super) struct Waiting {
     request: CommitRequest,
     transaction_id: Uuid,
     addition: Addition,
+    /// How often files had been removed from the branch when those of the addition were looked at.
+    removals: u64,
     taken: Vec<Taken>,
     claimed_at: Instant,
     once: Option<Once>,
@@ -81,12 +83,15 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Shared> {
         let claimed_at = Instant::now();
-        let addition = self.lake.inspect(&location_of(table), &input(request, &taken)).await?;
+        let line = self.lines.line(table);
+        let removals = line.removals();
+        let addition = self.lake.addition(&location_of(table), &input(request, &taken)).await?;
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             request: request.clone(),
             transaction_id,
             addition,
+            removals,
             taken,
             claimed_at,
             once: once.cloned(),
@@ -94,7 +99,6 @@ impl Engine {
             place: self.lines.queue(table)?,
             done,
         };
-        let line = self.lines.line(table);
         if line.wait(waiting) {
             let (engine, table) = (self.clone(), table.clone());
             self.work.spawn(async move { engine.serve_line(table, line).await });
@@ -149,7 +153,7 @@ impl Engine {
             if fitting.is_empty() {
                 return;
             }
-            match self.put_together(table, line, &base, &fitting).await {
+            match self.put_shared(table, line, &base, &fitting).await {
                 Ok((version, published)) => {
                     return self.landed(table, line, floor, fitting, version, published);
                 }
@@ -201,7 +205,8 @@ impl Engine {
         for mut waiting in group {
             let read_version = waiting.request.read_version;
             let follows = waiting.request.on_conflict == OnConflict::Follow || read_version == 0;
-            let shares = Some(&waiting.request.properties) == properties.as_ref();
+            let shares = Some(&waiting.request.properties) == properties.as_ref()
+                && waiting.removals == line.removals();
             let goes = shares && read_version <= base.version() && {
                 follows || self.goes_with(table, line, base, floor, read_version).await
             };
@@ -270,7 +275,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn put_together(
+    async fn put_shared(
         &self,
         table: &Table,
         line: &Arc<Line>,

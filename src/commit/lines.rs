@@ -60,6 +60,8 @@ struct State {
     remembered: VecDeque<(u64, i64)>,
     /// The newest version that certainly has its row.
     recorded: u64,
+    /// How often files that nobody referred to were removed.
+    removals: u64,
 }
 
 /// The newest version that this process knows, open.
@@ -225,6 +227,17 @@ impl Line {
     /// The newest version that certainly has its row. To be asked before the rows are.
     pub(super) fn recorded(&self) -> u64 {
         self.state().recorded
+    }
+
+    /// How often files that nobody referred to were removed: what was seen there before has to be
+    /// looked at again.
+    pub(super) fn removals(&self) -> u64 {
+        self.state().removals
+    }
+
+    /// Notes that files are about to be removed, by whoever has the turn.
+    pub(super) fn note_removal(&self) {
+        self.state().removals += 1;
     }
 
     /// Notes that a version has its row.

@@ -275,7 +275,7 @@ impl Engine {
     }
 
     /// What can be refused before anything is read.
-    async fn check_version(
+    pub(super) async fn check_version(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -307,7 +307,7 @@ impl Engine {
 
     /// The version to check against: the newest, except that a merge is about the fragments of
     /// the version that it read.
-    async fn base(
+    pub(super) async fn base(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -355,7 +355,7 @@ impl Engine {
     /// # Errors
     /// `InvalidInput` for one that is unknown, unfinished, expired or committed, and for columns
     /// in a commit that is not a merge; `ConcurrentModification` when another commit has it.
-    async fn take_uploads(
+    pub(super) async fn take_uploads(
         &self,
         table: &Table,
         request: &CommitRequest,
@@ -455,7 +455,7 @@ impl Engine {
         }))
     }
 
-    async fn give_uploads_back(&self, transaction_id: Uuid) {
+    pub(super) async fn give_uploads_back(&self, transaction_id: Uuid) {
         let given = async {
             let mut tx = self.catalog.write().await?;
             let claim = transaction_id.to_string();

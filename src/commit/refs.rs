@@ -174,7 +174,7 @@ impl Engine {
     }
 
     /// Forgets the versions of a branch, and what was uploaded to it: the files went with its folder.
-    async fn forget_branch(&self, table: &Table) -> Result<()> {
+    pub(super) async fn forget_branch(&self, table: &Table) -> Result<()> {
         let mut tx = self.catalog.write().await?;
         versions::delete_versions(&mut tx, table).await?;
         multipart::delete_sessions(&mut tx, table).await?;

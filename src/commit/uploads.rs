@@ -164,7 +164,8 @@ impl Engine {
     /// asked. No commit of this process is under way meanwhile, and none of another can take an
     /// upload that is claimed for removal.
     pub(super) async fn remove_unused(&self, table: &Table, upload: &Upload) -> Result<bool> {
-        let _turn = self.lines.take(table).await;
+        // A batch that was left may yet commit it.
+        let _turn = self.turn(table).await?;
         let claimed = {
             let mut tx = self.catalog.write().await?;
             let stale_us = self.now_us().saturating_sub(CLAIM_US);

@@ -47,7 +47,7 @@ impl Engine {
     /// which is nobody's to see until all of the batch stands, nor what was built on it. The batch
     /// noted it before it was put, so looking after storage was seen misses none; one that was seen
     /// and then taken back does not stand any more.
-    async fn visible(
+    pub(super) async fn visible(
         &self,
         table: &Table,
         mut found: Vec<ManifestEntry>,
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// Gives rows to versions that were committed past this server. Answers the last of them.
-    async fn adopt(
+    pub(super) async fn adopt(
         &self,
         table: &Table,
         found: Vec<ManifestEntry>,

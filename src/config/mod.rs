@@ -260,7 +260,11 @@ fn key_value(raw: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "expected KEY=VALUE".into())
 }
 
-fn duration(raw: &str) -> Result<Duration, String> {
+/// Reads a time as it is written in settings, such as `10m`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn duration(raw: &str) -> Result<Duration, String> {
     humantime::parse_duration(raw).map_err(|error| format!("{error}; expected such as 10m or 24h"))
 }
 

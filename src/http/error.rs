@@ -39,6 +39,9 @@ pub struct ErrorResponse {
     /// Whether the same commit can succeed when tried again from the current version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
+    /// The place, from 0, of the entry that was refused in a request for several tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
 }
 
 /// An error on its way out. The middleware renders it, because it knows the path.
@@ -82,6 +85,7 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
         }
     };
     match error {
+        Error::Entry { error, .. } => status_and_code(error, dialect),
         Error::Unsupported(_) => (not_served, 0),
         Error::NamespaceNotFound(_) => (StatusCode::NOT_FOUND, 1),
         Error::NamespaceAlreadyExists(_) => (StatusCode::CONFLICT, 2),
@@ -111,7 +115,7 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
 /// What failed, if the server failed.
 pub(super) fn failure_of(response: &Response) -> Option<Arc<Error>> {
     let ApiError(error) = response.extensions().get::<ApiError>()?;
-    matches!(error.as_ref(), Error::Internal { .. }).then(|| error.clone())
+    matches!(error.and_entry().0, Error::Internal { .. }).then(|| error.clone())
 }
 
 /// Gives a response that carries an error its status and body. Errors are logged here, once.
@@ -121,19 +125,20 @@ pub(super) fn render(response: Response, path: &str) -> Response {
     };
     let dialect = response.extensions().get().copied().unwrap_or(Dialect::Namespace);
     let (status, code) = status_and_code(&error, dialect);
+    let (inner, index) = error.and_entry();
     if !error.is_certainly_not_committed() {
-        let cause = std::error::Error::source(error.as_ref()).map(|cause| format!("{cause:?}"));
+        let cause = std::error::Error::source(inner).map(|cause| format!("{cause:?}"));
         tracing::error!(%error, cause, "request failed");
     }
-    let conflict = match error.as_ref() {
+    let conflict = match inner {
         Error::ConcurrentModification(conflict) => Some(conflict.as_ref().clone()),
         _ => None,
     };
     let body = ErrorResponse {
         context: None,
-        error: match error.as_ref() {
+        error: match inner {
             Error::Internal { .. } => "the server failed; its log tells more".into(),
-            error => error.to_string(),
+            _ => error.to_string(),
         },
         code,
         detail: None,
@@ -141,6 +146,7 @@ pub(super) fn render(response: Response, path: &str) -> Response {
         current_version: conflict.as_ref().and_then(|conflict| conflict.current_version),
         retryable: conflict.as_ref().map(|conflict| conflict.retryable),
         conflicting_operation: conflict.and_then(|conflict| conflict.conflicting_operation),
+        index,
     };
     let mut rendered = (status, Json(body)).into_response();
     if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
@@ -160,6 +166,7 @@ fn plain(status: StatusCode, error: &str, path: &str) -> Response {
         current_version: None,
         conflicting_operation: None,
         retryable: None,
+        index: None,
     };
     (status, Json(body)).into_response()
 }

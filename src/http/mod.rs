@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::lake::Lake;
 use crate::model::{Caller, NamespaceId, TableId};
 
-use distributed::{commits, fragments, uploads};
+use distributed::{commits, fragments, many, uploads};
 use extract::Database;
 use namespace::{
     backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
@@ -173,6 +173,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(fragments::read_fragment))
         .routes(routes!(uploads::upload_fragment_columns))
         .routes(routes!(commits::commit_table))
+        .routes(routes!(many::commit_tables))
         .routes(routes!(uploads::list_uploads))
         .routes(routes!(uploads::abort_upload))
         .routes(routes!(health::get_capabilities))

@@ -2,20 +2,72 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::Engine;
+use crate::commit::{Cursor, Engine, Sweeping, Swept, Thoroughness};
+use crate::error::Result;
+
+/// How often all tables are looked through for files that nothing refers to: that takes a listing
+/// of every table, and for some every manifest.
+const ROUND: Duration = Duration::from_secs(24 * 60 * 60);
+/// The part of the time between two sweeps that such a round may take. A round that takes longer
+/// goes on with the next sweep.
+const SHARE: u32 = 4;
 
 pub(super) async fn run(engine: Engine, interval: Duration, stop: CancellationToken) {
     // An interval of zero would be a busy loop.
     let interval = interval.max(Duration::from_millis(100));
+    let mut round = Round { begun: Instant::now(), at: Some(Cursor::default()) };
     while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-        match engine.sweep().await {
-            Ok(swept) if swept.folders > 0 || swept.uploads > 0 => {
-                tracing::info!(folders = swept.folders, uploads = swept.uploads, "swept");
+        let mut number = 0_usize;
+        let mut count = |swept| match swept {
+            Swept::Failed { what, why } => tracing::warn!(what, why, "could not sweep"),
+            swept => {
+                tracing::debug!(%swept, "swept");
+                number += 1;
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not sweep"),
+        };
+        if let Err(error) = engine.sweep_notes(Sweeping::Remove, &mut count).await {
+            tracing::warn!(%error, "could not sweep");
         }
+        let until = Instant::now() + interval / SHARE;
+        if let Err(error) = round.go_on(&engine, until, &stop, &mut count).await {
+            tracing::warn!(%error, "could not sweep the files of tables");
+        }
+        if number > 0 {
+            tracing::info!(things = number, "swept");
+        }
+    }
+}
+
+/// A way through all tables.
+struct Round {
+    begun: Instant,
+    /// Where it goes on; nothing once it is through.
+    at: Option<Cursor>,
+}
+
+impl Round {
+    /// Goes on for a while, or begins anew when it is time.
+    async fn go_on(
+        &mut self,
+        engine: &Engine,
+        until: Instant,
+        stop: &CancellationToken,
+        report: &mut (dyn FnMut(Swept) + Send),
+    ) -> Result<()> {
+        if self.at.is_none() && self.begun.elapsed() >= ROUND {
+            *self = Self { begun: Instant::now(), at: Some(Cursor::default()) };
+        }
+        let age = engine.garbage_age();
+        while let Some(from) = self.at
+            && Instant::now() < until
+            && !stop.is_cancelled()
+        {
+            let (how, far) = (Sweeping::Remove, Thoroughness::Glance);
+            self.at = engine.sweep_tables(from, how, far, age, report).await?;
+        }
+        Ok(())
     }
 }

@@ -28,7 +28,7 @@ impl Lake {
     ///
     /// # Errors
     /// `InvalidInput` and `TableSchemaValidation` that say what is wrong with them.
-    pub async fn inspect(&self, location: &Location, input: &Input) -> Result<Addition> {
+    pub async fn addition(&self, location: &Location, input: &Input) -> Result<Addition> {
         let bare: Vec<Fragment> =
             input.fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
         refuse_deletions(&bare)?;

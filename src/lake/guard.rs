@@ -16,6 +16,7 @@ use object_store::path::Path;
 
 use super::append::there_already;
 use super::publish::manifest_entry;
+use super::stage::Stage;
 use crate::error::{Conflict, Error, Result};
 use crate::model::ManifestEntry;
 
@@ -92,6 +93,8 @@ pub(super) struct Guard {
     pub(super) new_files: HashSet<String>,
     /// Asked just before each put.
     pub(super) fence: Option<Arc<dyn Fence>>,
+    /// Where the manifest goes instead of its final name.
+    pub(super) stage: Option<Arc<Stage>>,
     pub(super) ledger: Ledger,
 }
 
@@ -102,6 +105,7 @@ impl Guard {
             expected: None,
             new_files: HashSet::new(),
             fence: None,
+            stage: None,
             ledger: Ledger::default(),
         }
     }
@@ -202,6 +206,15 @@ impl CommitHandler for Guard {
         }
         if let Err(refusal) = allowed.and_then(|()| self.ledger.begin_put()) {
             return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));
+        }
+        if let Some(stage) = &self.stage {
+            let memory = ObjectStore::memory();
+            let place = Path::from("manifest");
+            manifest_writer(&memory, manifest, indices, &place, transaction).await?;
+            let bytes = memory.read_one_all(&place).await?;
+            return Ok(stage
+                .write(object_store, base_path, manifest, bytes, naming_scheme)
+                .await?);
         }
         let told = transaction.as_ref().map(|transaction| {
             let parsed = Transaction::try_from(transaction.inner.clone()).ok();

@@ -24,7 +24,7 @@ use crate::error::{Conflict, Error, Result};
 use crate::model::{ManifestEntry, Staged};
 
 /// How long putting a version may take, retries included, before its outcome counts as unknown.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a commit does. `staged` are uploads of ours, which were checked when they were written;
 /// `fragments` is Lance's JSON from a caller, which is checked here.
@@ -145,7 +145,7 @@ impl Lake {
         base: &Snapshot,
         input: &Input,
     ) -> Result<Operation> {
-        let addition = self.inspect(location, input).await?;
+        let addition = self.addition(location, input).await?;
         base.check_additions(&[&addition]).into_iter().collect::<Result<()>>()?;
         Ok(Operation::Append { fragments: addition.fragments })
     }

@@ -29,15 +29,15 @@ const CONCURRENT_CHECKS: usize = 16;
 
 /// A manifest that a client staged, read and checked.
 pub struct StagedManifest {
-    staged: Path,
-    place: Path,
-    scheme: ManifestNamingScheme,
-    version: u64,
-    bytes: Bytes,
-    num_rows: u64,
+    pub(super) staged: Path,
+    pub(super) place: Path,
+    pub(super) scheme: ManifestNamingScheme,
+    pub(super) version: u64,
+    pub(super) bytes: Bytes,
+    pub(super) num_rows: u64,
     /// Lance's name of the operation, if the manifest tells.
-    operation: Option<String>,
-    transaction_id: Option<String>,
+    pub(super) operation: Option<String>,
+    pub(super) transaction_id: Option<String>,
     /// What the client keeps with its transaction.
     pub properties: Properties,
 }
@@ -348,6 +348,16 @@ impl StagedManifest {
         self.version
     }
 
+    /// How many rows live in the version.
+    pub fn num_rows(&self) -> u64 {
+        self.num_rows
+    }
+
+    /// Where it is staged, relative to the root of the object store.
+    pub fn path(&self) -> String {
+        self.staged.to_string()
+    }
+
     /// How its final name is made.
     pub fn naming_scheme(&self) -> NamingScheme {
         from_lance(self.scheme)
@@ -385,7 +395,7 @@ impl StagedManifest {
     }
 }
 
-fn to_lance(scheme: NamingScheme) -> ManifestNamingScheme {
+pub(super) fn to_lance(scheme: NamingScheme) -> ManifestNamingScheme {
     match scheme {
         NamingScheme::V1 => ManifestNamingScheme::V1,
         NamingScheme::V2 => ManifestNamingScheme::V2,
@@ -404,7 +414,7 @@ async fn hash_at(store: &ObjectStore, place: &Path) -> Result<Option<String>> {
 }
 
 /// Only a file right in the folder of the table's versions is a staged manifest of it.
-fn staged_path(base: &Path, given: &str) -> Result<Path> {
+pub(super) fn staged_path(base: &Path, given: &str) -> Result<Path> {
     let wrong = || {
         Error::invalid_input(
             "manifest_path must be a file in the table's _versions folder, relative to the root \

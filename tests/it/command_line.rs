@@ -92,7 +92,7 @@ fn help_is_there_for_people() {
     let help = output(home.path(), &["--help"]);
     assert!(help.status.success());
     let text = said(&help);
-    for word in ["serve", "migrate", "openapi"] {
+    for word in ["serve", "migrate", "gc", "doctor", "openapi"] {
         assert!(text.contains(word), "{word} is not in:\n{text}");
     }
     let help = output(home.path(), &["serve", "--help"]);

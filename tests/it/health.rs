@@ -84,6 +84,7 @@ both! {
             "ReadFragment",
             "UploadFragmentColumns",
             "CommitTable",
+            "CommitTables",
             "ListUploads",
             "AbortUpload",
             "QueryTable",

@@ -12,12 +12,13 @@ const JSON: &str = "application/json";
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 /// Operations beyond the spec.
-const OUR_OPERATIONS: [&str; 11] = [
+const OUR_OPERATIONS: [&str; 12] = [
     "UploadFragments",
     "ListFragments",
     "ReadFragment",
     "UploadFragmentColumns",
     "CommitTable",
+    "CommitTables",
     "ListUploads",
     "AbortUpload",
     "GetHealthz",

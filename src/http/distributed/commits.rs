@@ -4,6 +4,7 @@ use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,7 +33,7 @@ pub struct CommitTableRequest {
     #[allow(dead_code, reason = "nothing in it is used yet")]
     context: Option<Context>,
     /// The table's identifier; when given it must be the one of the path.
-    id: Option<Vec<String>>,
+    pub(super) id: Option<Vec<String>>,
     /// `append`, `overwrite` or `merge`.
     operation: String,
     /// The version that the data was made against; 0 for a table without one.
@@ -51,13 +52,13 @@ pub struct CommitTableRequest {
     /// `on_conflict: "fail"` never does.
     coalesce: Option<bool>,
     /// The main branch when absent.
-    branch: Option<String>,
+    pub(super) branch: Option<String>,
     /// Kept in the version's transaction.
     properties: Option<Properties>,
 }
 
 impl CommitTableRequest {
-    fn into_commit(self) -> Result<CommitRequest> {
+    pub(super) fn into_commit(self) -> Result<CommitRequest> {
         let operations = [
             ("append", Change::Append),
             ("overwrite", Change::Overwrite),
@@ -152,7 +153,7 @@ pub async fn commit_table(
 const SMALL_BYTES: usize = 64 << 10;
 
 /// A body of hundreds of thousands of fragments takes its time: not on the threads that answer.
-async fn parse_commit(body: Bytes) -> Result<CommitTableRequest> {
+pub(super) async fn parse_commit<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T> {
     if body.len() <= SMALL_BYTES {
         return parse_json(&body);
     }
@@ -161,7 +162,7 @@ async fn parse_commit(body: Bytes) -> Result<CommitTableRequest> {
         .map_err(|error| Error::internal("reading a commit", error))?
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };

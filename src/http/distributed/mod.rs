@@ -3,4 +3,5 @@
 
 pub mod commits;
 pub mod fragments;
+pub mod many;
 pub mod uploads;

@@ -15,9 +15,11 @@ pub mod process;
 pub mod raw;
 mod reply;
 pub mod rows;
+pub mod script;
 mod server;
 pub mod staging;
 mod steps;
+pub mod upkeep;
 pub mod upstream;
 pub mod writes;
 

@@ -1,0 +1,419 @@
+//! Commits to many tables in one request: all of them or none.
+//!
+//! Each version is made first and staged, by the rules of a commit to one table. Then the batch puts
+//! all of them (`batch.rs`). When another's version stands where one of them was to stand, all of it
+//! is made anew on what the others left, until the time is over.
+//!
+//! Every try is a batch of its own. With an `Idempotency-Key` the ids of the tries follow from the
+//! key, and a try begins only after the one before it came to nothing. So a retry after a crash finds
+//! what became of the first request: a batch that was left is brought to its end before anything else
+//! is begun.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::batch::{AT_ONCE, Creation, MAX_CHANGES, Noted, Step, at};
+use super::change::{PATIENCE, PAUSE};
+use super::publish::input;
+use super::settlement::{Settlement, check_held};
+use super::{CommitRequest, Engine, Once, jitter, location_of};
+use crate::catalog::batches::{self, Batch, BatchState};
+use crate::catalog::{tables, uploads};
+use crate::error::{Conflict, Error, Result};
+use crate::lake::{Input, Rules};
+use crate::model::{Branch, Caller, Properties, Table, TableId};
+
+/// How often a retry looks at a batch that another process is at.
+const LOOK: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A commit to one table among several.
+#[derive(Debug, Clone)]
+pub struct TableCommit {
+    pub id: TableId,
+    pub branch: Branch,
+    pub request: CommitRequest,
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TablesCommitted {
+    /// Describes the whole batch.
+    pub transaction_id: String,
+    /// In the order of the request.
+    pub commits: Vec<CommittedTable>,
+}
+
+/// What one of the commits came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommittedTable {
+    pub id: Vec<String>,
+    pub version: u64,
+    pub read_version: u64,
+    /// Whether others had committed since `read_version`.
+    pub rebased: bool,
+    /// How many rows live in the new version.
+    pub num_rows: u64,
+}
+
+/// One commit, with the table that it is about.
+struct Line<'a> {
+    index: usize,
+    table: Table,
+    request: &'a CommitRequest,
+}
+
+/// What came of a try.
+enum Tried {
+    Committed(TablesCommitted),
+    /// Others were faster; nothing of it stands.
+    Overtaken(Error),
+}
+
+impl Engine {
+    /// Commits to several tables as one: all of the versions or none.
+    ///
+    /// # Errors
+    /// Those of a commit to one table, with the place of the one that was refused; then nothing was
+    /// changed. `Internal` and `ServiceUnavailable` when the outcome is unknown; a retry with the
+    /// same key settles it.
+    pub async fn commit_tables(
+        &self,
+        commits: Vec<TableCommit>,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<TablesCommitted> {
+        if let Some(once) = once
+            && let Err(answer) = self.take_once(once).await?
+        {
+            return Ok(answer);
+        }
+        self.while_alive(once, self.try_until_done(&commits, once, caller)).await
+    }
+
+    async fn try_until_done(
+        &self,
+        commits: &[TableCommit],
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<TablesCommitted> {
+        let (deadline, mut pause, mut tries) = (Instant::now() + PATIENCE, PAUSE, 0);
+        loop {
+            let batch = match self.next_try(once, &mut tries).await? {
+                Ok(batch) => batch,
+                Err(answer) => return Ok(answer),
+            };
+            let lines = self.lines(commits).await?;
+            let error = match self.try_once(batch, &lines, once, caller).await? {
+                Tried::Committed(answer) => return Ok(answer),
+                Tried::Overtaken(error) => error,
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(batch.id = %batch, %error, "going again");
+            tokio::time::sleep(jitter(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The id of the next try, or the answer of one that was made under the same key before. One
+    /// that was left in the middle is brought to its end first.
+    async fn next_try(
+        &self,
+        once: Option<&Once>,
+        tries: &mut u64,
+    ) -> Result<Result<Uuid, TablesCommitted>> {
+        let Some(once) = once else { return Ok(Ok(Uuid::now_v7())) };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let key = Uuid::new_v5(&once.transaction_id(), &tries.to_be_bytes());
+            let batch = {
+                let mut tx = self.catalog.read().await?;
+                batches::find_batch(&mut tx, key).await?
+            };
+            let Some(batch) = batch else { return Ok(Ok(key)) };
+            match batch.state {
+                BatchState::Aborted => {
+                    // Two who sent the same request may both have taken the uploads for this try.
+                    self.give_uploads_back(key).await;
+                    *tries += 1;
+                }
+                BatchState::Committed | BatchState::Done => {
+                    let kept_us = i64::try_from(once.kept().as_micros()).unwrap_or(i64::MAX);
+                    if batch.created_at_us.saturating_add(kept_us) > self.now_us() {
+                        return answer_of(&batch).map(Err);
+                    }
+                    // Of a request that had the same key when nobody remembers it any more.
+                    *tries += 1;
+                }
+                BatchState::Open | BatchState::Aborting => {
+                    self.recover_batch(key).await?;
+                    if Instant::now() >= deadline {
+                        return Err(Error::ServiceUnavailable(
+                            "a request with this key is still at work; try again".into(),
+                        ));
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    }
+
+    /// The tables that the commits are about.
+    ///
+    /// # Errors
+    /// `TableNotFound`, `TableBranchNotFound`; `InvalidInput` when one is named twice.
+    async fn lines<'a>(&self, commits: &'a [TableCommit]) -> Result<Vec<Line<'a>>> {
+        if commits.is_empty() || commits.len() > MAX_CHANGES {
+            return Err(Error::invalid_input(format!(
+                "a request has at least one commit and at most {MAX_CHANGES}"
+            )));
+        }
+        let mut known = HashSet::new();
+        let mut lines = Vec::new();
+        for (index, commit) in commits.iter().enumerate() {
+            let found = async {
+                let mut tx = self.catalog.read().await?;
+                tables::get_table(&mut tx, &commit.id).await
+            };
+            let table = found.await.map_err(|error| at(index, error))?;
+            let table = self.on_branch(table, commit.branch.clone()).await;
+            let table = table.map_err(|error| at(index, error))?;
+            if !known.insert((table.key, table.branch.clone())) {
+                let twice = "a request may commit to each branch of a table once";
+                return Err(at(index, Error::invalid_input(twice)));
+            }
+            lines.push(Line { index, table, request: &commit.request });
+        }
+        Ok(lines)
+    }
+
+    async fn try_once(
+        &self,
+        batch: Uuid,
+        lines: &[Line<'_>],
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<Tried> {
+        let _turns = self.turns_in_order(lines).await?;
+        let mut made = Vec::new();
+        let uploads = match self.make(batch, lines, &mut made).await {
+            Ok(Ok(uploads)) => uploads,
+            Ok(Err(overtaken)) => {
+                self.unmake(batch, &made).await;
+                return Ok(Tried::Overtaken(overtaken));
+            }
+            Err(error) => {
+                self.unmake(batch, &made).await;
+                return Err(error);
+            }
+        };
+        let answer = TablesCommitted {
+            transaction_id: batch.to_string(),
+            commits: lines.iter().zip(&made).map(|(line, made)| committed(line, made)).collect(),
+        };
+        let settlement = Settlement::new(batch.to_string(), uploads, answer.clone(), once);
+        Ok(match self.put_together(batch, &made, settlement, caller).await? {
+            Some(overtaken) => Tried::Overtaken(overtaken),
+            None => Tried::Committed(answer),
+        })
+    }
+
+    /// The turns of all tables, taken in the same order by everyone: two requests would otherwise
+    /// wait for each other.
+    async fn turns_in_order(&self, lines: &[Line<'_>]) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let mut lines: Vec<&Line> = lines.iter().collect();
+        lines.sort_by_key(|line| (line.table.key, line.table.branch.clone()));
+        let mut turns = Vec::new();
+        for line in lines {
+            let turn = self.take_turn(&line.table).await;
+            turns.push(turn.map_err(|error| at(line.index, error))?);
+        }
+        Ok(turns)
+    }
+
+    /// Takes the uploads and stages the versions, which go to `made`. Answers how many uploads there
+    /// are, or why it has to be done again.
+    async fn make(
+        &self,
+        batch: Uuid,
+        lines: &[Line<'_>],
+        made: &mut Vec<Creation>,
+    ) -> Result<Result<u64, Error>> {
+        let mut inputs = Vec::new();
+        let mut uploads = 0;
+        for line in lines {
+            let taken = self.take_uploads(&line.table, line.request, batch).await;
+            let taken = taken.map_err(|error| at(line.index, error))?;
+            uploads += taken.len() as u64;
+            inputs.push(input(line.request, &taken));
+        }
+        let work: Vec<(&Line, &Input)> = lines.iter().zip(&inputs).collect();
+        for some in work.chunks(AT_ONCE) {
+            let outcomes =
+                join_all(some.iter().map(|(line, input)| self.make_one(batch, line, input))).await;
+            // What was made is noted before any refusal is looked at.
+            let mut refused = None;
+            for ((line, _), outcome) in some.iter().zip(outcomes) {
+                match outcome {
+                    Ok(Some(one)) => made.push(one),
+                    Ok(None) => {
+                        refused.get_or_insert((line, None));
+                    }
+                    Err(error) => {
+                        refused.get_or_insert((line, Some(error)));
+                    }
+                }
+            }
+            match refused {
+                None => {}
+                Some((line, None)) => return Ok(Err(at(line.index, self.overtaken(line).await))),
+                Some((line, Some(error))) => return Err(at(line.index, error)),
+            }
+        }
+        if uploads > 0 {
+            let mut tx = self.catalog.write().await?;
+            let held = uploads::renew_claim(&mut tx, &batch.to_string(), self.now_us()).await?;
+            tx.commit().await?;
+            check_held(held, uploads)?;
+        }
+        Ok(Ok(uploads))
+    }
+
+    /// Stages the version after the newest; `None` when that is not the newest any more.
+    async fn make_one(
+        &self,
+        batch: Uuid,
+        line: &Line<'_>,
+        input: &Input,
+    ) -> Result<Option<Creation>> {
+        let Line { index, table, request } = line;
+        let location = location_of(table);
+        let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+        self.check_version(table, request, latest).await?;
+        let base = self.base(table, request, latest).await?;
+        let prepared = self.lake.prepare(&location, base.as_ref(), request.change, input).await?;
+        let rules = Rules {
+            read_version: if request.read_version == 0 { latest } else { request.read_version },
+            transaction_id: Uuid::new_v5(&batch, &(*index as u64).to_be_bytes()),
+            properties: request.properties.clone(),
+            ..Rules::default()
+        };
+        let staging = self.lake.stage(&location, base.as_ref(), prepared, &rules, latest + 1).await;
+        match staging {
+            Ok(Some((staged, told))) => {
+                let (table, metadata) = (table.clone(), request.properties.clone());
+                let told = Some(told);
+                Ok(Some(Creation { index: *index, table, staged, metadata, told }))
+            }
+            Ok(None) => Ok(None),
+            Err(Error::ConcurrentModification(conflict)) => {
+                Err(self.explain(table, request.read_version, *conflict).await)
+            }
+            Err(error) => Err(self.unless_gone(table, error).await),
+        }
+    }
+
+    /// Takes back what was made for a try of which nothing is noted.
+    async fn unmake(&self, batch: Uuid, made: &[Creation]) {
+        for creation in made {
+            let (location, path) = (location_of(&creation.table), creation.staged.path());
+            let file = creation.told.as_ref().and_then(|told| told.transaction_file.as_deref());
+            self.lake.discard_staged(&location, &path, file).await;
+        }
+        self.give_uploads_back(batch).await;
+    }
+
+    /// Puts all of the versions as one batch. Answers why it has to be done again, if it has to.
+    async fn put_together(
+        &self,
+        key: Uuid,
+        made: &[Creation],
+        settlement: Settlement,
+        caller: &Caller,
+    ) -> Result<Option<Error>> {
+        let mut steps: Vec<Step> = made.iter().map(Step::of_creation).collect();
+        steps.push(Step::Settle(settlement));
+        let batch = Batch {
+            key,
+            state: BatchState::Open,
+            changes: serde_json::to_string(&steps)
+                .map_err(|error| Error::internal("noting a batch", error))?,
+            properties: Properties::new(),
+            created_by: caller.name().into(),
+            created_at_us: self.now_us(),
+        };
+        match self.intend(&batch, &steps, made).await {
+            Ok(Noted::Now) => {}
+            Ok(Noted::Before) => {
+                // Another process sends this very request: the claims and the transactions are its.
+                for creation in made {
+                    let location = location_of(&creation.table);
+                    self.lake.discard_staged(&location, &creation.staged.path(), None).await;
+                }
+                return Ok(Some(Error::conflict(Conflict {
+                    message: "another process is at a request with this key".into(),
+                    retryable: true,
+                    ..Conflict::default()
+                })));
+            }
+            // Nobody knows whether it is noted: its lease, or the claims, will run out.
+            Err(error) if !error.is_certainly_not_committed() => return Err(error),
+            Err(error) => {
+                self.unmake(key, made).await;
+                return if is_conflict(&error) { Ok(Some(error)) } else { Err(error) };
+            }
+        }
+        let work = self.carry_out(&batch, &steps, made, caller);
+        match self.while_at_it(key, work).await {
+            Ok(_) => {
+                let tables = made.len();
+                tracing::info!(batch.id = %key, %caller, tables, "committed to several tables");
+                Ok(None)
+            }
+            // All of it was taken back.
+            Err(error) if is_conflict(&error) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn overtaken(&self, line: &Line<'_>) -> Error {
+        let conflict = Conflict {
+            message: format!("others commit to table '{}' all the time", line.table.id),
+            retryable: true,
+            ..Conflict::default()
+        };
+        self.explain(&line.table, line.request.read_version, conflict).await
+    }
+}
+
+fn committed(line: &Line<'_>, made: &Creation) -> CommittedTable {
+    let (version, read_version) = (made.staged.version(), line.request.read_version);
+    CommittedTable {
+        id: line.table.id.to_list(),
+        version,
+        read_version,
+        rebased: version != read_version + 1,
+        num_rows: made.staged.num_rows(),
+    }
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(error.and_entry().0, Error::ConcurrentModification(_))
+}
+
+/// What a batch that was done answered.
+fn answer_of(batch: &Batch) -> Result<TablesCommitted> {
+    let steps: Vec<Step> = serde_json::from_str(&batch.changes)
+        .map_err(|error| Error::internal("reading a batch", error))?;
+    let settlement = Settlement::of(&steps);
+    let settlement = settlement.ok_or_else(|| Error::internal("reading a batch", "no answer"))?;
+    Ok(settlement.answer.clone())
+}
