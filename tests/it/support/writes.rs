@@ -28,11 +28,12 @@ pub enum Kind {
     Delete,
     MergeInsert,
     BatchCommit,
+    CommitTables,
     Multipart,
     Create,
 }
 
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 12] = [
     Kind::CommitUpload,
     Kind::CommitFragments,
     Kind::CommitOverwrite,
@@ -42,6 +43,7 @@ pub const KINDS: [Kind; 11] = [
     Kind::Delete,
     Kind::MergeInsert,
     Kind::BatchCommit,
+    Kind::CommitTables,
     Kind::Multipart,
     Kind::Create,
 ];
@@ -50,7 +52,15 @@ impl Kind {
     /// Whether the same request again settles what became of the first, whatever it was.
     pub fn is_settled_by_a_retry(self) -> bool {
         use Kind::*;
-        matches!(self, CommitUpload | CommitFragments | CommitOverwrite | CommitColumns | Multipart)
+        matches!(
+            self,
+            CommitUpload
+                | CommitFragments
+                | CommitOverwrite
+                | CommitColumns
+                | CommitTables
+                | Multipart
+        )
     }
 }
 
@@ -110,7 +120,7 @@ impl Write {
     pub async fn prepare(server: &TestServer, kind: Kind, case: &str) -> Self {
         let id = format!("ns${case}_a");
         let mut ids = vec![id.clone()];
-        if kind == Kind::BatchCommit {
+        if matches!(kind, Kind::BatchCommit | Kind::CommitTables) {
             ids.push(format!("ns${case}_b"));
         }
         let base = Contents::new(1, 0..3);
@@ -122,7 +132,8 @@ impl Write {
         let (path, body) = request(server, kind, &ids).await;
         let after = match kind {
             Kind::CommitUpload | Kind::CommitFragments | Kind::Insert => Contents::new(2, 0..5),
-            Kind::BatchCommit | Kind::MergeInsert => Contents::new(2, 0..5),
+            Kind::BatchCommit | Kind::CommitTables => Contents::new(2, 0..5),
+            Kind::MergeInsert => Contents::new(2, 0..5),
             Kind::CommitOverwrite => Contents::new(2, [7, 8]),
             Kind::CommitColumns => {
                 let columns = ["a", "b", "c"].map(str::to_string).to_vec();
@@ -248,6 +259,18 @@ async fn request(server: &TestServer, kind: Kind, ids: &[String]) -> (String, Bo
             }
             let body = Body::Json(json!({"operations": operations}));
             ("/v1/table/batch-commit".to_string(), body)
+        }
+        Kind::CommitTables => {
+            let mut commits = Vec::new();
+            for id in ids {
+                let upload = server.upload(id, &batch_ab(3..5)).await;
+                let id: Vec<&str> = id.split('$').collect();
+                let uploads = [&upload["upload_id"]];
+                commits.push(json!({
+                    "id": id, "operation": "append", "read_version": 1, "uploads": uploads,
+                }));
+            }
+            ("/v1/commit".to_string(), Body::Json(json!({"commits": commits})))
         }
         Kind::Multipart => {
             let parts = Parts::begin(server, id).await;
