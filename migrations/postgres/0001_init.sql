@@ -128,6 +128,7 @@ CREATE TABLE idempotency_keys (
     body_hash     TEXT   NOT NULL,
     response      TEXT,
     holder        UUID   NOT NULL,
+    taken_at_us   BIGINT NOT NULL,
     lease_us      BIGINT NOT NULL,
     expires_at_us BIGINT NOT NULL
 );

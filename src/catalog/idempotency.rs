@@ -11,13 +11,14 @@ pub struct KeyRow {
     pub body_hash: String,
     /// The answer, once there is one.
     pub response: Option<String>,
+    /// When it was first taken, in microseconds.
+    pub taken_at_us: i64,
     /// Until when the request that holds the key is taken to be alive, in microseconds.
     pub lease_us: i64,
 }
 
 pub async fn find_key(tx: &mut Tx, key_hash: &str) -> Result<Option<KeyRow>> {
-    const SQL: &str =
-        "SELECT body_hash, response, lease_us FROM idempotency_keys WHERE key_hash = $1";
+    const SQL: &str = "SELECT body_hash, response, taken_at_us, lease_us FROM idempotency_keys WHERE key_hash = $1";
     run!(tx, |c| sqlx::query_as::<_, KeyRow>(SQL).bind(key_hash).fetch_optional(c).await)
         .map_err(|error| failed(error, "reading an idempotency key"))
 }
@@ -34,8 +35,8 @@ pub async fn take_key(
     expires_at_us: i64,
 ) -> Result<bool> {
     const SQL: &str = "INSERT INTO idempotency_keys \
-        (key_hash, body_hash, response, lease_us, expires_at_us, holder) \
-        VALUES ($1, $2, NULL, $3, $4, $6) \
+        (key_hash, body_hash, response, taken_at_us, lease_us, expires_at_us, holder) \
+        VALUES ($1, $2, NULL, $5, $3, $4, $6) \
         ON CONFLICT (key_hash) DO UPDATE SET lease_us = excluded.lease_us, \
         holder = excluded.holder \
         WHERE idempotency_keys.response IS NULL AND idempotency_keys.lease_us <= $5 \
@@ -51,6 +52,15 @@ pub async fn take_key(
         .await
         .map(|done| done.rows_affected() == 1))
     .map_err(|error| failed(error, "taking an idempotency key"))
+}
+
+/// Whether the key is still held by the one that took it, and has no answer.
+pub async fn is_held(tx: &mut Tx, key_hash: &str, holder: Uuid) -> Result<bool> {
+    const SQL: &str = "SELECT COUNT(*) FROM idempotency_keys \
+        WHERE key_hash = $1 AND holder = $2 AND response IS NULL";
+    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL).bind(key_hash).bind(holder).fetch_one(c).await)
+        .map(|held| held > 0)
+        .map_err(|error| failed(error, "reading an idempotency key"))
 }
 
 /// Keeps the answer until it expires, if it is the first.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
-use crate::model::{Properties, Table, TableVersion};
+use crate::model::{Properties, Table};
 
 /// A transaction that made a version.
 pub struct CommittedTransaction {
@@ -35,7 +35,7 @@ pub async fn insert_shared(
     tx: &mut Tx,
     id: &str,
     table: &Table,
-    version: &TableVersion,
+    version: u64,
     caller: &str,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO shared_transactions \
@@ -45,7 +45,7 @@ pub async fn insert_shared(
         .bind(id)
         .bind(table.key)
         .bind(table.branch.as_str())
-        .bind(to_sql(version.manifest.version))
+        .bind(to_sql(version))
         .bind(caller)
         .execute(c)
         .await

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
-use super::change::{Made, Turn};
+use super::change::Made;
+use super::marks::Found;
 use crate::error::Result;
-use crate::lake::{Alteration, FieldMetadata, NewColumn};
+use crate::lake::{Alteration, FieldMetadata, NewColumn, Snapshot};
 use crate::model::{Caller, Properties, Table};
 
 impl Engine {
@@ -20,11 +21,11 @@ impl Engine {
         columns: Vec<NewColumn>,
         caller: &Caller,
     ) -> Result<Made<()>> {
-        self.change(table, Turn::Take, caller, |newest| {
+        let work = |newest: Snapshot| {
             let columns = columns.clone();
             async move { newest.add_columns(columns).await }
-        })
-        .await
+        };
+        self.change(table, caller, work, |_| Ok(())).await
     }
 
     pub async fn alter_columns(
@@ -33,11 +34,11 @@ impl Engine {
         alterations: Vec<Alteration>,
         caller: &Caller,
     ) -> Result<Made<()>> {
-        self.change(table, Turn::Take, caller, |newest| {
+        let work = |newest: Snapshot| {
             let alterations = alterations.clone();
             async move { newest.alter_columns(alterations).await }
-        })
-        .await
+        };
+        self.change(table, caller, work, |_| Ok(())).await
     }
 
     pub async fn drop_columns(
@@ -46,11 +47,11 @@ impl Engine {
         columns: Vec<String>,
         caller: &Caller,
     ) -> Result<Made<()>> {
-        self.change(table, Turn::Take, caller, |newest| {
+        let work = |newest: Snapshot| {
             let columns = columns.clone();
             async move { newest.drop_columns(columns).await }
-        })
-        .await
+        };
+        self.change(table, caller, work, |_| Ok(())).await
     }
 
     /// Answers all that is kept with the fields after the change, by path.
@@ -60,11 +61,11 @@ impl Engine {
         updates: Vec<FieldMetadata>,
         caller: &Caller,
     ) -> Result<Made<BTreeMap<String, Properties>>> {
-        self.change(table, Turn::Take, caller, |newest| {
+        let work = |newest: Snapshot| {
             let updates = updates.clone();
             async move { newest.update_field_metadata(updates).await }
-        })
-        .await
+        };
+        self.change(table, caller, work, |found| found.snapshot.field_metadata(&updates)).await
     }
 
     /// Answers the pairs that the schema has after the change.
@@ -74,10 +75,11 @@ impl Engine {
         metadata: Properties,
         caller: &Caller,
     ) -> Result<Made<Properties>> {
-        self.change(table, Turn::Take, caller, |newest| {
+        let work = |newest: Snapshot| {
             let metadata = metadata.clone();
             async move { newest.replace_schema_metadata(metadata).await }
-        })
-        .await
+        };
+        let kept = |found: &Found| Ok(found.snapshot.metadata().clone().into_iter().collect());
+        self.change(table, caller, work, kept).await
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::change::Turn;
+use super::marks::not_of_a_request;
 use crate::error::Result;
 use crate::lake::{Backfill, Snapshot, Terms};
 use crate::model::{Caller, Job, JobKind, Table};
@@ -50,7 +51,9 @@ impl Engine {
             let backfill = backfill.clone();
             async move { snapshot.backfill(&backfill, &terms).await }
         };
-        let made = self.change_within(table, Turn::Leave, PATIENCE, caller, work).await?;
+        let made = self
+            .change_within(table, Turn::Leave, PATIENCE, caller, work, not_of_a_request)
+            .await?;
         tracing::info!(table.id = %table.id, rows = made.value, version = made.version, "backfilled");
         Ok(Some(made.version))
     }

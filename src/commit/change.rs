@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::marks::Found;
+use super::once::Attempt;
 use super::{Engine, jitter, location_of};
-use crate::catalog::{batches, tables, versions};
+use crate::catalog::{batches, idempotency, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Changed, Fence, Landed, Snapshot};
-use crate::model::{Caller, Origin, Properties, Table, TableVersion};
+use crate::model::{Caller, Mark, Origin, Properties, Table, TableVersion};
 
 /// Whether others in this process wait while a change is being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub(super) enum Turn {
 }
 
 /// A change that was made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Made<T> {
     pub value: T,
     /// The newest version that it put; that on which it found nothing to do, when it put none.
@@ -32,10 +35,12 @@ pub struct Made<T> {
 }
 
 /// Keeps a commit off a table that is gone, and off a version that a batch is about to make: Lance
-/// would rebase over it and build on what may yet be taken back.
+/// would rebase over it and build on what may yet be taken back. Keeps a request back too whose key
+/// another has by now.
 struct Batches {
     engine: Engine,
     table: Table,
+    mark: Option<Arc<Mark>>,
 }
 
 impl std::fmt::Debug for Batches {
@@ -52,11 +57,22 @@ impl Fence for Batches {
         if tables::find_table_by_key(&mut tx, self.table.key).await?.is_none() {
             return Err(Error::TableNotFound(self.table.id.clone()));
         }
+        if let Some(mark) = &self.mark
+            && !idempotency::is_held(&mut tx, &mark.key_hash, mark.holder).await?
+        {
+            return Err(taken_over());
+        }
         match batches::find_intent(&mut tx, &self.table).await? {
             None => Ok(()),
             Some(_) => Err(batch_in_the_way(&self.table, version)),
         }
     }
+}
+
+pub(super) fn taken_over() -> Error {
+    Error::ServiceUnavailable(
+        "another process took this request over; try again with the same key".into(),
+    )
 }
 
 pub(super) fn batch_in_the_way(table: &Table, version: u64) -> Error {
@@ -76,38 +92,44 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 impl Engine {
-    /// Makes a change on the newest version of the table and records what landed. A change that
-    /// others got in the way of, and that a later try can make, is made anew on what they left.
+    /// Makes a change on the newest version of the table and records what landed, while others in
+    /// this process wait. A change that others got in the way of, and that a later try can make, is
+    /// made anew on what they left.
+    ///
+    /// `found` tells what the change answers when an earlier try of the same request made it.
     ///
     /// # Errors
     /// `InvalidTableState` for a table that was never written to; `ConcurrentModification` when
     /// others were in the way every time; what the change itself ends with.
-    pub(super) async fn change<T, W, F>(
+    pub(super) async fn change<T, W, F, G>(
         &self,
         table: &Table,
-        turn: Turn,
         caller: &Caller,
         work: W,
+        found: G,
     ) -> Result<Made<T>>
     where
         W: Fn(Snapshot) -> F,
         F: Future<Output = Changed<T>>,
+        G: Fn(&Found) -> Result<T>,
     {
-        self.change_within(table, turn, PATIENCE, caller, work).await
+        self.change_within(table, Turn::Take, PATIENCE, caller, work, found).await
     }
 
-    /// As [`Self::change`], with another patience.
-    pub(super) async fn change_within<T, W, F>(
+    /// As [`Self::change`], with another patience, and perhaps without keeping others waiting.
+    pub(super) async fn change_within<T, W, F, G>(
         &self,
         table: &Table,
         turn: Turn,
         patience: Duration,
         caller: &Caller,
         work: W,
+        found: G,
     ) -> Result<Made<T>>
     where
         W: Fn(Snapshot) -> F,
         F: Future<Output = Changed<T>>,
+        G: Fn(&Found) -> Result<T>,
     {
         let deadline = Instant::now() + patience;
         let _place = match turn {
@@ -118,9 +140,42 @@ impl Engine {
             Turn::Take => Some(self.turn_before(table, deadline).await?),
             Turn::Leave => None,
         };
+        if let Some(mark) = caller.mark()
+            && mark.attempt == Attempt::AfterAnother
+            && let Some(made) = self.made_before(table, mark, caller, &found).await?
+        {
+            return Ok(made);
+        }
+        let error = match self.make(table, deadline, caller, &work).await {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        // It may stand all the same: storage took it and did not say so, or another process did it.
+        match caller.mark() {
+            Some(mark) if !error.is_certainly_not_committed() => {
+                let made = self.made_before(table, mark, caller, &found).await;
+                made.ok().flatten().ok_or(error)
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Goes again until the change is made or cannot be.
+    async fn make<T, W, F>(
+        &self,
+        table: &Table,
+        deadline: Instant,
+        caller: &Caller,
+        work: &W,
+    ) -> Result<Made<T>>
+    where
+        W: Fn(Snapshot) -> F,
+        F: Future<Output = Changed<T>>,
+    {
         let mut pause = PAUSE;
         loop {
-            let snapshot = self.open(table, None).await?.behind(self.fence(table));
+            let snapshot = self.open(table, None).await?.behind(self.fence_for(table, caller));
+            let snapshot = snapshot.made_for(caller.mark().cloned());
             let read_version = snapshot.version();
             let changed = work(snapshot).await;
             self.record_landed_versions(table, &changed.landed, caller).await;
@@ -145,6 +200,7 @@ impl Engine {
                         && changed.landed.is_empty()
                         && Instant::now() + pause < deadline =>
                 {
+                    self.refuse_twin(table, caller, read_version).await?;
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
                     tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
@@ -172,8 +228,9 @@ impl Engine {
     }
 
     /// What every commit of ours asks just before its put.
-    pub(super) fn fence(&self, table: &Table) -> Arc<dyn Fence> {
-        Arc::new(Batches { engine: self.clone(), table: table.clone() })
+    pub(super) fn fence_for(&self, table: &Table, caller: &Caller) -> Arc<dyn Fence> {
+        let (engine, table) = (self.clone(), table.clone());
+        Arc::new(Batches { engine, table, mark: caller.mark().cloned() })
     }
 
     /// Adds to a refusal what the table is at now and which operation won.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::once::Attempt;
+use super::received::{Known, drain};
 use super::uploads::For;
-use super::{CommitRequest, Engine, NewLocation, OnConflict, UploadsAfter};
-use crate::catalog::{namespaces, removals, tables, versions, views};
+use super::{CommitRequest, Engine, NewLocation, OnConflict, Once, UploadsAfter};
+use crate::catalog::{idempotency, namespaces, removals, tables, versions, views};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
 use crate::model::{
@@ -52,6 +53,46 @@ pub struct Created {
     pub transaction_id: Option<String>,
 }
 
+/// The answer to a creation in the form in which it is kept. Of a table that was there before, as a
+/// declared one is, only what a commit keeps.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u64,
+    transaction_id: Option<String>,
+    /// The location and the properties.
+    #[serde(default)]
+    table: Option<(String, Properties)>,
+}
+
+impl Kept {
+    /// # Errors
+    /// `TableNotFound` when the table was there before the request and is not there any more.
+    fn into_created(self, id: &TableId, existing: Option<Table>) -> Result<Created> {
+        let (version, transaction_id) = (self.version, self.transaction_id);
+        let table = match (self.table, existing) {
+            (Some((location, properties)), _) => Table {
+                key: Uuid::nil(),
+                id: id.clone(),
+                location,
+                branch: Branch::main(),
+                state: TableState::Created,
+                origin: Origin::Catalog,
+                properties,
+            },
+            (None, Some(table)) => table,
+            (None, None) => return Err(Error::TableNotFound(id.clone())),
+        };
+        Ok(Created { table, version, transaction_id })
+    }
+}
+
+/// How the first version of a new table came about.
+enum First {
+    Made(Created),
+    /// A request with the same key made it before.
+    Before(Kept),
+}
+
 /// Rows that landed.
 pub struct Inserted {
     pub version: u64,
@@ -80,6 +121,11 @@ impl Engine {
                 None => return Err(Error::NamespaceNotFound(id.namespace.clone())),
             }
         };
+        // After the name was looked up: with the table came the answer.
+        let batches = match self.first_answer::<Kept>(caller, batches).await? {
+            Ok(batches) => batches,
+            Err(kept) => return kept.into_created(id, existing),
+        };
         let table = match (existing, new.location) {
             (Some(table), _) => table,
             (None, NewLocation::Own) => return self.create_new(new, batches, None, caller).await,
@@ -90,14 +136,17 @@ impl Engine {
         };
         let properties = new.properties;
         let latest = self.latest(&table).await?.map_or(0, |latest| latest.manifest.version);
-        if latest > 0 {
-            match mode {
-                CreateMode::Create => return Err(Error::TableAlreadyExists(id.clone())),
-                CreateMode::ExistOk => {
-                    return Ok(Created { table, version: latest, transaction_id: None });
-                }
-                CreateMode::Overwrite => {}
+        if latest > 0 && mode != CreateMode::Overwrite {
+            // An earlier try of this very request may have made it, and died then.
+            if self.known(caller).await? == Known::Taken
+                && let Some(created) = self.created_before(&table, batches, caller).await?
+            {
+                return Ok(created);
             }
+            return match mode {
+                CreateMode::ExistOk => Ok(Created { table, version: latest, transaction_id: None }),
+                _ => Err(Error::TableAlreadyExists(id.clone())),
+            };
         }
         // Of two who make a declared table one is told so; whoever replaces rows replaces whatever
         // rows there are.
@@ -137,6 +186,32 @@ impl Engine {
             version: inserted.version,
             transaction_id: Some(inserted.transaction_id),
         })
+    }
+
+    /// What an earlier try of the request made of a declared table, if it did.
+    async fn created_before(
+        &self,
+        table: &Table,
+        batches: Batches,
+        caller: &Caller,
+    ) -> Result<Option<Created>> {
+        drain(batches).await?;
+        let Some(key) = caller.key() else { return Ok(None) };
+        let once = Once::of_stream(key)?;
+        let attempt = match self.take_once::<Kept>(&once).await? {
+            Ok(attempt) => attempt,
+            Err(kept) => return kept.into_created(&table.id, Some(table.clone())).map(Some),
+        };
+        let marked = self.marked_by(caller, Some(&once), attempt).await?;
+        let Some(outcome) = self.find_commit(table, &once, &marked).await? else {
+            self.release(&once).await?;
+            return Ok(None);
+        };
+        Ok(Some(Created {
+            table: table.clone(),
+            version: outcome.version,
+            transaction_id: Some(outcome.transaction_id),
+        }))
     }
 
     pub(super) async fn make_home(&self, id: &TableId, home: Home, caller: &Caller) -> Result<()> {
@@ -212,7 +287,11 @@ impl Engine {
         let NewTable { id, mode, .. } = new;
         let (table, folder) = self.begin_table(id, new.properties.clone()).await?;
         match self.write_first(&table, &folder, batches, new.home, view, caller).await {
-            Ok(created) => Ok(created),
+            Ok(First::Made(created)) => Ok(created),
+            Ok(First::Before(kept)) => {
+                self.remove_unfinished(&folder).await;
+                kept.into_created(id, None)
+            }
             Err(error) => {
                 if error.is_certainly_not_committed() {
                     self.remove_unfinished(&folder).await;
@@ -274,7 +353,7 @@ impl Engine {
         home: Home,
         view: Option<&View>,
         caller: &Caller,
-    ) -> Result<Created> {
+    ) -> Result<First> {
         let options = WriteOptions::default();
         // The whole folder is noted for removal: no file needs a note of its own.
         let log = Arc::new(Unnoted);
@@ -295,25 +374,54 @@ impl Engine {
             properties: Properties::new(),
         };
         self.make_home(&table.id, home, caller).await?;
+        let once = caller.key().map(Once::of_stream).transpose()?;
+        if let Some(once) = &once
+            && let Err(kept) = self.take_once(once).await?
+        {
+            return Ok(First::Before(kept));
+        }
+        let named = self.name_first(table, &version, view, once.as_ref(), caller);
+        self.while_alive(once.as_ref(), named).await?;
+        tracing::info!(table.id = %table.id, %caller, num_rows = published.num_rows, "created table");
+        Ok(First::Made(Created {
+            table: table.clone(),
+            version: version.manifest.version,
+            transaction_id: Some(transaction_id.to_string()),
+        }))
+    }
+
+    /// The one transaction that gives a table its name, and keeps the answer.
+    async fn name_first(
+        &self,
+        table: &Table,
+        version: &TableVersion,
+        view: Option<&View>,
+        once: Option<&Once>,
+        caller: &Caller,
+    ) -> Result<()> {
+        let kept = Kept {
+            version: version.manifest.version,
+            transaction_id: version.transaction_id.clone(),
+            table: Some((table.location.clone(), table.properties.clone())),
+        };
+        let answer = Self::answer_to_keep(&kept)?;
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
-        versions::insert_version(&mut tx, table, &version).await?;
+        versions::insert_version(&mut tx, table, version).await?;
         if let Some(view) = view {
             views::insert_view(&mut tx, table.key, view).await?;
         }
-        if !removals::cancel_removal(&mut tx, folder.as_str()).await? {
+        if !removals::cancel_removal(&mut tx, &table.location).await? {
             return Err(Error::InvalidTableState(
                 "making the table took longer than an upload may live".into(),
             ));
         }
-        tx.commit().await?;
-        tracing::info!(table.id = %table.id, %caller, num_rows = published.num_rows, "created table");
-        Ok(Created {
-            table: table.clone(),
-            version: version.manifest.version,
-            transaction_id: Some(transaction_id.to_string()),
-        })
+        if let Some(once) = once {
+            let until_us = self.after_us(once.kept());
+            idempotency::finish_key(&mut tx, once.key_hash(), &answer, until_us).await?;
+        }
+        tx.commit().await
     }
 
     /// Adds rows to a table, or puts them in the place of those that are there. The first rows of
@@ -365,32 +473,40 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Inserted> {
         let options = WriteOptions::default();
-        let transaction_id = Uuid::now_v7();
-        let whom = For::Commit(transaction_id);
-        let staged = self.upload_rows(table, mode, batches, &options, whom, caller).await?;
-        let upload = staged.upload;
+        let transaction_id = caller.mark().map_or_else(Uuid::now_v7, |mark| mark.id);
+        // With a key the rows are claimed when all of them have come.
+        let is_keyed = caller.key().is_some();
+        let whom = if is_keyed { For::Anyone } else { For::Commit(transaction_id) };
+        let (num_rows, upload) = if self.known(caller).await? == Known::Answered {
+            (drain(batches).await?, None)
+        } else {
+            let staged = self.upload_rows(table, mode, batches, &options, whom, caller).await?;
+            (staged.upload.staged.num_rows, Some(staged.upload))
+        };
         let request = CommitRequest {
             change,
-            read_version: upload.read_version,
+            read_version: upload.as_ref().map_or(0, |upload| upload.read_version),
             fragments: Vec::new(),
-            uploads: Vec::new(),
+            uploads: upload.iter().filter(|_| is_keyed).map(|upload| upload.key).collect(),
             session: None,
             schema: None,
             on_conflict,
             properties: Properties::new(),
             coalesce: true,
-            claimed: Some(upload.clone()),
+            claimed: upload.clone().filter(|_| !is_keyed),
             uploads_after: UploadsAfter::Forgotten,
         };
-        let (attempt, once) = (Attempt::First, None);
-        match self.commit_now(table, &request, attempt, transaction_id, once, caller).await {
+        let committed =
+            self.commit_received(table, upload.as_ref(), &request, transaction_id, caller);
+        match committed.await {
             Ok(outcome) => Ok(Inserted {
                 version: outcome.version,
-                num_rows: upload.staged.num_rows,
+                num_rows,
                 transaction_id: outcome.transaction_id,
             }),
             Err(error) => {
-                if error.is_certainly_not_committed()
+                if let Some(upload) = &upload
+                    && error.is_certainly_not_committed()
                     && let Err(failure) = self.abort_upload(table, upload.key, caller).await
                 {
                     tracing::warn!(upload.id = %upload.key, error = %failure, "could not abort yet");

@@ -14,15 +14,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::change::{PATIENCE, batch_in_the_way};
+use super::change::{PATIENCE, batch_in_the_way, taken_over};
 use super::lines::{Line, Place};
 use super::publish::{Taken, input, renew_after, version_of};
 use super::record::{Finished, Record};
 use super::{CommitOutcome, CommitRequest, Engine, OnConflict, Once, location_of};
-use crate::catalog::versions;
+use crate::catalog::{idempotency, versions};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Addition, Change, Fence, Rules, Snapshot, shared_properties};
-use crate::model::{Caller, Table, TableVersion};
+use crate::lake::{Addition, Change, Fence, Member, Published, Rules, Snapshot, shared_properties};
+use crate::model::{Caller, Mark, Table, TableVersion};
 
 /// The most appends of one version.
 const MOST: usize = 128;
@@ -137,7 +137,8 @@ impl Engine {
         // Most likely nobody is in the way: that is asked once, just before the put.
         let mut is_first = true;
         loop {
-            if !std::mem::take(&mut is_first) && self.wait_for_batches(table).await.is_err() {
+            let again = !std::mem::take(&mut is_first);
+            if again && self.wait_for_batches(table).await.is_err() {
                 // What is in the way each is told on its own road.
                 return group.into_iter().for_each(Waiting::go_alone);
             }
@@ -149,7 +150,7 @@ impl Engine {
                 Ok(None) | Err(_) => return group.into_iter().for_each(Waiting::go_alone),
             };
             let group_now = std::mem::take(&mut group);
-            let fitting = self.fitting(table, line, &base, &mut floor, group_now).await;
+            let fitting = self.fitting(table, line, &base, &mut floor, group_now, again).await;
             if fitting.is_empty() {
                 return;
             }
@@ -199,6 +200,7 @@ impl Engine {
         base: &Snapshot,
         floor: &mut u64,
         group: Vec<Waiting>,
+        again: bool,
     ) -> Vec<Waiting> {
         let mut compatible = Vec::new();
         let properties = group.first().map(|one| one.request.properties.clone());
@@ -214,7 +216,7 @@ impl Engine {
                 waiting.go_alone();
                 continue;
             }
-            match self.still_claimed(&mut waiting).await {
+            match self.still_claimed(&mut waiting, again).await {
                 Ok(()) => compatible.push(waiting),
                 Err(error) => waiting.refuse(error),
             }
@@ -267,7 +269,14 @@ impl Engine {
         true
     }
 
-    async fn still_claimed(&self, waiting: &mut Waiting) -> Result<()> {
+    /// Whether the uploads, and the key, are still this request's.
+    async fn still_claimed(&self, waiting: &mut Waiting, again: bool) -> Result<()> {
+        if let Some(mark) = waiting.caller.mark().filter(|_| again) {
+            let mut tx = self.catalog.read().await?;
+            if !idempotency::is_held(&mut tx, &mark.key_hash, mark.holder).await? {
+                return Err(taken_over());
+            }
+        }
         if waiting.claimed_at.elapsed() > renew_after() {
             self.renew_claim(&waiting.taken, waiting.transaction_id).await?;
             waiting.claimed_at = Instant::now();
@@ -281,14 +290,14 @@ impl Engine {
         line: &Arc<Line>,
         base: &Snapshot,
         group: &[Waiting],
-    ) -> Result<(TableVersion, crate::lake::Published)> {
+    ) -> Result<(TableVersion, Published)> {
         let additions: Vec<&Addition> = group.iter().map(|one| &one.addition).collect();
         let own = &group[0].request.properties;
         let (transaction_id, properties) = match group {
             [alone] => (alone.transaction_id, own.clone()),
             group => {
-                let members = group.iter().map(|one| (one.transaction_id, &one.addition));
-                (Uuid::now_v7(), shared_properties(own, members))
+                let members: Vec<Member> = group.iter().map(Waiting::member).collect();
+                (Uuid::now_v7(), shared_properties(own, &members))
             }
         };
         let rules = Rules {
@@ -298,6 +307,7 @@ impl Engine {
                 engine: self.clone(),
                 table: table.clone(),
                 line: line.clone(),
+                marks: group.iter().filter_map(|one| one.caller.mark().cloned()).collect(),
             })),
             ..Rules::default()
         };
@@ -319,7 +329,7 @@ impl Engine {
         floor: u64,
         group: Vec<Waiting>,
         version: TableVersion,
-        published: crate::lake::Published,
+        published: Published,
     ) {
         let number = version.manifest.version;
         match &published.snapshot {
@@ -391,6 +401,8 @@ struct Newest {
     engine: Engine,
     table: Table,
     line: Arc<Line>,
+    /// Of the requests that must take effect once.
+    marks: Vec<Arc<Mark>>,
 }
 
 impl std::fmt::Debug for Newest {
@@ -402,10 +414,16 @@ impl std::fmt::Debug for Newest {
 #[async_trait]
 impl Fence for Newest {
     async fn check(&self, version: u64) -> Result<()> {
-        let Self { engine, table, line } = self;
+        let Self { engine, table, line, marks } = self;
         let recorded = line.recorded();
         let found = {
             let mut tx = engine.catalog.read().await?;
+            for mark in marks {
+                if !idempotency::is_held(&mut tx, &mark.key_hash, mark.holder).await? {
+                    // The others go again without it.
+                    return Err(moved(table, version));
+                }
+            }
             versions::find_line_state(&mut tx, table).await?
         };
         let found = found.ok_or_else(|| Error::TableNotFound(table.id.clone()))?;
@@ -417,15 +435,25 @@ impl Fence for Newest {
         if newest.is_some_and(|newest| line.is_newest(version - 1, newest, recorded)) {
             return Ok(());
         }
-        Err(Error::conflict(Conflict {
-            message: format!("version {} is not the newest of '{}'", version - 1, table.id),
-            retryable: true,
-            ..Conflict::default()
-        }))
+        Err(moved(table, version))
     }
 }
 
+/// The group has to be made anew.
+fn moved(table: &Table, version: u64) -> Error {
+    Error::conflict(Conflict {
+        message: format!("version {version} of '{}' cannot be put as it was made", table.id),
+        retryable: true,
+        ..Conflict::default()
+    })
+}
+
 impl Waiting {
+    fn member(&self) -> Member<'_> {
+        let mark = self.caller.mark().map(|mark| mark.id);
+        (self.transaction_id, &self.addition, mark)
+    }
+
     fn answer(self, answer: Answer) {
         drop(self.place);
         // Whoever waited may be gone.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::change::Turn;
+use super::marks::not_of_a_request;
 use crate::error::{Error, Result};
 use crate::lake::{Changed, Index, NewIndex, Snapshot, Terms};
 use crate::model::{Caller, Job, JobKind, Page, Table};
@@ -53,7 +54,9 @@ impl Engine {
         let (terms, index) = (rebased(), &index);
         let work =
             |snapshot: Snapshot| async move { snapshot.build_index(&terms, index, job.key).await };
-        let made = self.change_within(table, Turn::Leave, PATIENCE, caller, work).await?;
+        let made = self
+            .change_within(table, Turn::Leave, PATIENCE, caller, work, not_of_a_request)
+            .await?;
         tracing::info!(table.id = %table.id, index = made.value, version = made.version, "built an index");
         Ok(Some(made.version))
     }
@@ -119,7 +122,7 @@ impl Engine {
             };
             Changed { outcome, landed: changed.landed, put_begun: changed.put_begun }
         };
-        let made = self.change(table, Turn::Take, caller, work).await?;
+        let made = self.change(table, caller, work, |_| Ok(())).await?;
         Ok(made.transaction_id)
     }
 }

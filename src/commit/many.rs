@@ -204,7 +204,7 @@ impl Engine {
     ) -> Result<Tried> {
         let _turns = self.turns_in_order(lines).await?;
         let mut made = Vec::new();
-        let uploads = match self.make(batch, lines, &mut made).await {
+        let uploads = match self.stage_all(batch, lines, &mut made).await {
             Ok(Ok(uploads)) => uploads,
             Ok(Err(overtaken)) => {
                 self.unmake(batch, &made).await;
@@ -241,7 +241,7 @@ impl Engine {
 
     /// Takes the uploads and stages the versions, which go to `made`. Answers how many uploads there
     /// are, or why it has to be done again.
-    async fn make(
+    async fn stage_all(
         &self,
         batch: Uuid,
         lines: &[Line<'_>],
@@ -258,7 +258,7 @@ impl Engine {
         let work: Vec<(&Line, &Input)> = lines.iter().zip(&inputs).collect();
         for some in work.chunks(AT_ONCE) {
             let outcomes =
-                join_all(some.iter().map(|(line, input)| self.make_one(batch, line, input))).await;
+                join_all(some.iter().map(|(line, input)| self.stage_one(batch, line, input))).await;
             // What was made is noted before any refusal is looked at.
             let mut refused = None;
             for ((line, _), outcome) in some.iter().zip(outcomes) {
@@ -288,7 +288,7 @@ impl Engine {
     }
 
     /// Stages the version after the newest; `None` when that is not the newest any more.
-    async fn make_one(
+    async fn stage_one(
         &self,
         batch: Uuid,
         line: &Line<'_>,

@@ -78,13 +78,25 @@ impl Engine {
             let mut tx = self.catalog.read().await?;
             self.check_takes(&mut tx, table, &part).await?;
         }
+        let batches = match self.first_answer(caller, batches).await? {
+            Ok(batches) => batches,
+            Err(version) => return Ok(version),
+        };
         let options = WriteOptions::default();
+        let is_named = part.part.name.is_some();
         let whom = For::Session(part);
         let staged = self.upload_rows(table, write_mode, batches, &options, whom, caller);
-        match staged.await {
-            Ok(staged) => Ok(staged.upload.read_version),
-            Err(error) => Err(self.unless_gone(table, error).await),
-        }
+        let upload = match staged.await {
+            Ok(staged) => staged.upload,
+            Err(error) => return Err(self.unless_gone(table, error).await),
+        };
+        // One with a name has taken the place of the same part.
+        let undo = || async {
+            if !is_named {
+                self.remove_parts(table, &[upload.key]).await;
+            }
+        };
+        self.keep_first(caller, upload.read_version, undo).await
     }
 
     /// Commits all parts as one version, on top of whatever is there, and answers it. One that was
@@ -115,7 +127,10 @@ impl Engine {
             Ok(attempt) => attempt,
             Err(answer) => return Ok(answer.version),
         };
-        let work = self.complete_once(table, session, attempt, &once, caller);
+        let work = async {
+            let caller = self.marked_by(caller, Some(&once), attempt).await?;
+            self.complete_once(table, session, attempt, &once, &caller).await
+        };
         let version = self.while_alive(Some(&once), work).await?;
         tracing::info!(table.id = %table.id, %caller, %session, version, "completed");
         Ok(version)

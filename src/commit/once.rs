@@ -2,10 +2,21 @@
 //!
 //! The key is an `Idempotency-Key`, bound to the caller, the route and the hash of the body; the
 //! `x-request-id` of a LanceDB client, which sends it again with the same request; or a multipart
-//! write that is completed. The transaction's UUID is derived from it and travels in the manifest of
-//! a commit, so that after a crash between the manifest and its row a retry finds what landed by
-//! looking at storage.
+//! write that is completed. A UUID is derived from it, the mark, and travels in the manifest of every
+//! version that the request makes: as the id of a transaction of our own planning, else as one of its
+//! properties. So after a crash between the manifest and the answer a retry finds what landed by
+//! looking at storage ([`Engine::find_marked`]), and answers what the first try would have.
+//!
+//! What changes only SQL leaves no mark. Its answer is kept right after it: when the server dies in
+//! between, a retry may be told that what it makes is there already, or that what it takes away is
+//! gone. It is never done twice.
+//!
+//! Two may hold a key, one after the other, when the first is frozen for longer than its lease and
+//! then goes on. Just before each put it is asked whether the key is still held (the fence). For what
+//! is left of the time until the put storage decides: the first puts a version that stands already,
+//! or puts it before the second, which looks for the mark in every version that it would build on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,7 +27,9 @@ use uuid::Uuid;
 use super::Engine;
 use crate::catalog::idempotency;
 use crate::error::{Error, Result};
-use crate::model::Caller;
+use crate::model::{Caller, Mark, StreamKey};
+
+pub(super) use crate::model::Attempt;
 
 /// How long a request that holds a key is taken to be alive without a sign of life.
 const LEASE: Duration = Duration::from_secs(30);
@@ -47,22 +60,32 @@ pub struct Once {
     holder: Uuid,
 }
 
-/// What is to be done for a key that was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// Nobody had the key before.
-    First,
-    /// Somebody had it and gave no sign of life: the change may have landed.
-    AfterAnother,
-}
-
 impl Once {
     /// An `Idempotency-Key`; the same key with another body is refused.
     pub fn new(caller: &Caller, route: &str, key: &str, body: &[u8]) -> Self {
-        let bound = format!("{}\u{1f}{route}\u{1f}{key}", caller.name());
+        Self::of_key(&format!("{}\u{1f}{route}\u{1f}{key}", caller.name()), body)
+    }
+
+    /// An `Idempotency-Key`, with all that it is bound to besides the body.
+    pub fn of_key(bound: &str, body: &[u8]) -> Self {
+        Self::with_body_hash(bound, hash(body))
+    }
+
+    /// The key of a request whose body was a stream.
+    ///
+    /// # Errors
+    /// `Internal` before the end of the body.
+    pub(super) fn of_stream(key: &StreamKey) -> Result<Self> {
+        let body_hash = key.body_hash().ok_or_else(|| {
+            Error::internal("taking the key of a request", "its body has not come yet")
+        })?;
+        Ok(Self::with_body_hash(key.bound(), body_hash.to_owned()))
+    }
+
+    fn with_body_hash(bound: &str, body_hash: String) -> Self {
         Self {
             key_hash: hash(bound.as_bytes()),
-            body_hash: hash(body),
+            body_hash,
             kept: KEPT,
             patience: PATIENCE,
             holder: Uuid::now_v7(),
@@ -104,6 +127,10 @@ impl Once {
         }
     }
 
+    pub(super) fn hash_of(bound: &str) -> String {
+        hash(bound.as_bytes())
+    }
+
     /// The same UUID for every try.
     pub(super) fn transaction_id(&self) -> Uuid {
         Uuid::new_v5(&DERIVED, self.key_hash.as_bytes())
@@ -130,36 +157,80 @@ fn hash(bytes: &[u8]) -> String {
 impl Engine {
     /// Does the work of a request once: a request with the same key gets the answer that the first
     /// one got, and waits for it while the first is at work. An error is no answer: the next try
-    /// does the work anew.
+    /// does the work anew, and finds what the first one landed by the mark.
     ///
-    /// The future must not be dropped before it ends, so it belongs into a task of its own. What it
-    /// cannot know is what became of the work of a process that died in the middle of it: that work
-    /// is done anew.
+    /// The future must not be dropped before it ends, so it belongs into a task of its own.
     ///
     /// # Errors
     /// What the work ends with; `ServiceUnavailable` while the first request is still at work.
-    pub async fn once<T: Serialize + DeserializeOwned>(
-        &self,
-        once: Option<&Once>,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let Some(once) = once else { return work.await };
-        if let Err(answer) = self.take_once(once).await? {
-            return Ok(answer);
-        }
+    pub async fn once<T, W, F>(&self, once: &Once, work: W) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        W: FnOnce(Arc<Mark>) -> F,
+        F: Future<Output = Result<T>>,
+    {
+        let attempt = match self.take_once(once).await? {
+            Ok(attempt) => attempt,
+            Err(answer) => return Ok(answer),
+        };
+        let work = async { work(self.mark(once, attempt).await?).await };
         let answer = self.while_alive(Some(once), work).await?;
         // What was done is done: that it cannot be kept is no failure of the request.
         if let Err(error) = self.keep_answer(once, &answer).await {
-            tracing::error!(%error, "could not keep an answer; a retry would do the work again");
+            tracing::error!(%error, "could not keep an answer; a retry has to look for it");
         }
         Ok(answer)
     }
 
-    async fn keep_answer<T: Serialize>(&self, once: &Once, answer: &T) -> Result<()> {
+    /// As [`Self::once`], for a request whose body was a stream that has ended; for one without a
+    /// key the work is simply done. What the work is given is the caller with the mark of the
+    /// request.
+    ///
+    /// # Errors
+    /// As [`Self::once`].
+    pub(super) async fn once_received<T, W, F>(&self, caller: &Caller, work: W) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        W: FnOnce(Caller) -> F,
+        F: Future<Output = Result<T>>,
+    {
+        let Some(key) = caller.key() else { return work(caller.clone()).await };
+        let once = Once::of_stream(key)?;
+        self.once(&once, |mark| work(caller.clone().marked(mark))).await
+    }
+
+    /// What a request that holds the key leaves in the versions that it makes.
+    pub(super) async fn mark(&self, once: &Once, attempt: Attempt) -> Result<Arc<Mark>> {
+        let since_us = match attempt {
+            Attempt::First => self.now_us(),
+            Attempt::AfterAnother => {
+                let mut tx = self.catalog.read().await?;
+                let known = idempotency::find_key(&mut tx, &once.key_hash).await?;
+                known.map_or_else(|| self.now_us(), |known| known.taken_at_us)
+            }
+        };
+        let (id, key_hash, holder) = (once.transaction_id(), once.key_hash.clone(), once.holder);
+        Ok(Arc::new(Mark { id, key_hash, holder, attempt, since_us }))
+    }
+
+    pub(super) async fn keep_answer<T: Serialize>(&self, once: &Once, answer: &T) -> Result<()> {
         let answer = Self::answer_to_keep(answer)?;
         let mut tx = self.catalog.write().await?;
         idempotency::finish_key(&mut tx, &once.key_hash, &answer, self.after_us(once.kept)).await?;
         tx.commit().await
+    }
+
+    /// The caller, with the mark of a request that holds a key.
+    pub(super) async fn marked_by(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        attempt: Attempt,
+    ) -> Result<Caller> {
+        match once {
+            Some(once) => Ok(caller.clone().marked(self.mark(once, attempt).await?)),
+            None => Ok(caller.clone()),
+        }
     }
 
     /// Takes the key, or answers what the request that had it first was answered.

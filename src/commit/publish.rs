@@ -109,8 +109,12 @@ impl Engine {
                 Err(answer) => return Ok(answer),
             },
         };
-        let transaction_id = once.map_or_else(Uuid::now_v7, Once::transaction_id);
-        let work = self.commit_now(table, &request, attempt, transaction_id, once, caller);
+        let work = async {
+            let caller = self.marked_by(caller, once, attempt).await?;
+            let of_caller = || caller.mark().map_or_else(Uuid::now_v7, |mark| mark.id);
+            let transaction_id = once.map_or_else(of_caller, Once::transaction_id);
+            self.commit_now(table, &request, attempt, transaction_id, once, &caller).await
+        };
         self.while_alive(once, work).await
     }
 
@@ -241,7 +245,7 @@ impl Engine {
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
-                fence: Some(self.fence(table)),
+                fence: Some(self.fence_for(table, caller)),
             };
             if claimed_at.elapsed() > renew_after() {
                 self.renew_claim(taken, transaction_id).await?;

@@ -95,7 +95,8 @@ impl Engine {
             }
             if version.transaction_id.as_ref() != Some(transaction_id) {
                 let caller = one.caller.name();
-                transactions::insert_shared(tx, transaction_id, table, version, caller).await?;
+                let number = version.manifest.version;
+                transactions::insert_shared(tx, transaction_id, table, number, caller).await?;
             }
             if let Some(once) = &one.once {
                 let answer = Self::answer_to_keep(&one.outcome)?;

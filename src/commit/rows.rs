@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::change::{Made, PATIENCE, Turn};
+use super::marks::Found;
 use super::{Engine, location_of};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
-use crate::lake::{Batches, Meanwhile, Merge, Merged, RowUpdate, Spooled, Terms};
+use crate::lake::{Batches, Meanwhile, Merge, Merged, RowUpdate, Snapshot, Spooled, Terms};
 use crate::model::{Caller, Properties, Table};
 
 impl Engine {
@@ -24,10 +25,9 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<u64>> {
         let terms = terms(Meanwhile::Rebase, None);
-        self.change(table, Turn::Take, caller, |snapshot| async move {
-            snapshot.delete_rows(predicate, &terms).await
-        })
-        .await
+        let work =
+            |snapshot: Snapshot| async move { snapshot.delete_rows(predicate, &terms).await };
+        self.change(table, caller, work, |found| found.marked.rows_deleted()).await
     }
 
     /// Gives rows new values. Answers how many rows.
@@ -41,10 +41,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Made<u64>> {
         let terms = terms(Meanwhile::Rebase, None);
-        self.change(table, Turn::Take, caller, |snapshot| async move {
-            snapshot.update_rows(update, &terms).await
-        })
-        .await
+        let work = |snapshot: Snapshot| async move { snapshot.update_rows(update, &terms).await };
+        self.change(table, caller, work, |found| Ok(found.marked.rows_updated())).await
     }
 
     /// Brings the rows of a request and those of the table together. A table that was only declared
@@ -65,24 +63,46 @@ impl Engine {
         timeout: Option<Duration>,
         caller: &Caller,
     ) -> Result<Made<Merged>> {
-        let location = location_of(table);
-        let source = Spooled::receive(batches, &location).await?;
+        let batches = match self.first_answer(caller, batches).await? {
+            Ok(batches) => batches,
+            Err(answer) => return Ok(answer),
+        };
+        let source = &Spooled::receive(batches, &location_of(table)).await?;
+        self.once_received(caller, |caller| async move {
+            self.merge_spooled(table, merge, source, timeout, &caller).await
+        })
+        .await
+    }
+
+    async fn merge_spooled(
+        &self,
+        table: &Table,
+        merge: &Merge,
+        source: &Spooled,
+        timeout: Option<Duration>,
+        caller: &Caller,
+    ) -> Result<Made<Merged>> {
         let patience = timeout.unwrap_or(PATIENCE);
         let until = timeout.map(|timeout| Instant::now() + timeout);
         if self.latest(table).await?.is_none() {
             merge.check_source(&source.schema)?;
-            match self.make_of(table, &source, caller).await {
+            match self.make_of(table, source, caller).await {
                 // Another made it meanwhile.
                 Err(Error::ConcurrentModification(_) | Error::TableAlreadyExists(_)) => {}
                 made => return made,
             }
         }
         let terms = terms(Meanwhile::Refuse, until);
-        self.change_within(table, Turn::Take, patience, caller, |snapshot| {
+        let work = |snapshot: Snapshot| {
             let source = source.clone();
             async move { snapshot.merge_rows(merge, &source, &terms).await }
-        })
-        .await
+        };
+        let merged = |found: &Found| match found.made_the_table() {
+            // The rows of the request made the table.
+            true => Ok(Merged { inserted: source.num_rows, ..Merged::default() }),
+            false => found.marked.rows_merged(),
+        };
+        self.change_within(table, Turn::Take, patience, caller, work, merged).await
     }
 
     /// The first version of a declared table, unless another makes it first.

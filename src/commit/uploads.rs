@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::multipart::NewPart;
@@ -21,6 +22,48 @@ pub struct StagedUpload {
     pub upload: Upload,
     /// For rows the schema of the rows, for columns that of the table after the merge.
     pub schema: SchemaRef,
+}
+
+/// The answer to an upload in the form in which it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    upload: Uuid,
+    staged: Staged,
+    read_version: u64,
+    created_by: String,
+    created_at_us: i64,
+    expires_at_us: i64,
+}
+
+impl Kept {
+    fn of(upload: Upload) -> Self {
+        Self {
+            upload: upload.key,
+            staged: upload.staged,
+            read_version: upload.read_version,
+            created_by: upload.created_by,
+            created_at_us: upload.created_at_us,
+            expires_at_us: upload.expires_at_us,
+        }
+    }
+
+    fn into_upload(self, table: &Table, kind: UploadKind) -> Result<StagedUpload> {
+        let schema = schema_from_stored(&self.staged.schema)?;
+        let upload = Upload {
+            key: self.upload,
+            table_key: table.key,
+            branch: table.branch.clone(),
+            kind,
+            state: UploadState::Staged,
+            part: None,
+            read_version: self.read_version,
+            staged: self.staged,
+            created_by: self.created_by,
+            created_at_us: self.created_at_us,
+            expires_at_us: self.expires_at_us,
+        };
+        Ok(StagedUpload { upload, schema })
+    }
 }
 
 impl Engine {
@@ -42,7 +85,31 @@ impl Engine {
         options: &WriteOptions,
         caller: &Caller,
     ) -> Result<StagedUpload> {
-        self.upload_rows(table, mode, batches, options, For::Anyone, caller).await
+        let batches = match self.first_answer::<Kept>(caller, batches).await? {
+            Ok(batches) => batches,
+            Err(kept) => return kept.into_upload(table, UploadKind::Fragments),
+        };
+        let staged = self.upload_rows(table, mode, batches, options, For::Anyone, caller).await?;
+        self.keep_upload(table, staged, caller).await
+    }
+
+    /// The upload that a request with the same key made before, if one did; then this one goes.
+    async fn keep_upload(
+        &self,
+        table: &Table,
+        staged: StagedUpload,
+        caller: &Caller,
+    ) -> Result<StagedUpload> {
+        if caller.key().is_none() {
+            return Ok(staged);
+        }
+        let (key, kind) = (staged.upload.key, staged.upload.kind);
+        let undo = || async move {
+            if let Err(error) = self.abort_upload(table, key, caller).await {
+                tracing::warn!(upload.id = %key, %error, "could not abort yet");
+            }
+        };
+        self.keep_first(caller, Kept::of(staged.upload), undo).await?.into_upload(table, kind)
     }
 
     /// As [`Self::upload_fragments`]. A multipart write must be open before a part of it is written,
@@ -109,6 +176,10 @@ impl Engine {
         batches: Batches,
         caller: &Caller,
     ) -> Result<StagedUpload> {
+        let batches = match self.first_answer::<Kept>(caller, batches).await? {
+            Ok(batches) => batches,
+            Err(kept) => return kept.into_upload(table, UploadKind::Columns),
+        };
         let base = self.open(table, read_version).await?;
         let mut upload = self
             .begin_upload(table, UploadKind::Columns, &For::Anyone, base.version(), caller)
@@ -119,7 +190,7 @@ impl Engine {
         upload.state = UploadState::Staged;
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(table.id = %table.id, %caller, upload.id = %upload.key, "uploaded columns");
-        Ok(StagedUpload { upload, schema })
+        self.keep_upload(table, StagedUpload { upload, schema }, caller).await
     }
 
     /// A page of a table's uploads that are not committed, and the token of the next.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::change::{Made, Turn};
+use super::change::Made;
 use super::{Engine, location_of, root_of};
 use crate::catalog::batches;
 use crate::catalog::tables;
@@ -210,10 +210,8 @@ impl Engine {
     ) -> Result<Made<()>> {
         self.describe_version(table, version).await?;
         let terms = Terms::REBASE;
-        self.change(table, Turn::Take, caller, |snapshot| async move {
-            snapshot.restore(version, &terms).await
-        })
-        .await
+        let work = |snapshot: Snapshot| async move { snapshot.restore(version, &terms).await };
+        self.change(table, caller, work, |_| Ok(())).await
     }
 
     /// A page of versions, and the token of the next. A first page that asks for more than the

@@ -41,6 +41,7 @@ use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
 use crate::lake::{Batches, unstorable};
+use crate::model::StreamKey;
 
 /// The content type of an Arrow IPC stream.
 pub const STREAM_TYPE: &str = "application/vnd.apache.arrow.stream";
@@ -80,7 +81,9 @@ impl FromRequest<AppState> for ArrowBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let chunks = Chunks::new(request.into_body(), state.limits.max_body_bytes);
+        let key = request.extensions().get::<StreamKey>().cloned();
+        let mut chunks = Chunks::new(request.into_body(), state.limits.max_body_bytes);
+        chunks.hashed = key.map(|key| (Box::default(), key));
         Ok(Self { chunks, max_batch_bytes: state.limits.max_batch_bytes })
     }
 }
@@ -143,11 +146,13 @@ struct Chunks {
     stream: Option<BodyDataStream>,
     received: u64,
     limit: Option<u64>,
+    /// The hash of what has come, for the key of the request.
+    hashed: Option<(Box<blake3::Hasher>, StreamKey)>,
 }
 
 impl Chunks {
     fn new(body: Body, limit: Option<u64>) -> Self {
-        Self { stream: Some(body.into_data_stream()), received: 0, limit }
+        Self { stream: Some(body.into_data_stream()), received: 0, limit, hashed: None }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
@@ -157,6 +162,9 @@ impl Chunks {
         match stream.next().await {
             None => {
                 self.stream = None;
+                if let Some((hasher, key)) = self.hashed.take() {
+                    key.end(hasher.finalize().to_hex().to_string());
+                }
                 Ok(None)
             }
             Some(Err(_)) => {
@@ -165,6 +173,9 @@ impl Chunks {
             }
             Some(Ok(chunk)) => {
                 self.received += chunk.len() as u64;
+                if let Some((hasher, _)) = &mut self.hashed {
+                    hasher.update(&chunk);
+                }
                 match self.limit {
                     Some(limit) if self.received > limit => Err(Error::invalid_input(format!(
                         "the body is larger than the {limit} bytes that this server takes"

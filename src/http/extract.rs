@@ -1,6 +1,8 @@
 //! Reading requests: ids, pages, callers and JSON are parsed here, once, so that a handler never
 //! sees an invalid one.
 
+use std::sync::Arc;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
@@ -15,7 +17,7 @@ use utoipa::openapi::{Required, Schema};
 use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
-use crate::model::{Caller, Name, NamespaceId, TableId};
+use crate::model::{Caller, Mark, Name, NamespaceId, StreamKey, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
@@ -312,8 +314,15 @@ pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T> {
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Ok(Self::anonymous())
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let caller = Self::anonymous();
+        // Of a request that takes effect once.
+        let (mark, key) = (parts.extensions.get::<Arc<Mark>>(), parts.extensions.get());
+        Ok(match (mark, key) {
+            (Some(mark), _) => caller.marked(mark.clone()),
+            (None, Some(key)) => caller.with_key(StreamKey::clone(key)),
+            (None, None) => caller,
+        })
     }
 }
 

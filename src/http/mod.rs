@@ -9,6 +9,7 @@ mod health;
 mod lancedb;
 mod middleware;
 pub mod namespace;
+mod once;
 pub mod openapi;
 
 use std::sync::LazyLock;
@@ -182,6 +183,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(health::get_openapi))
         .split_for_parts();
     openapi::optional_bodies(&mut document);
+    once::document_keys(&mut document);
     (router, document)
 }
 
@@ -272,6 +274,7 @@ pub fn router(state: AppState) -> Router {
     let served = operations()
         .0
         .merge(lancedb_operations(&state))
+        .layer(from_fn_with_state(state.clone(), once::take_effect_once))
         .layer(from_fn_with_state(state.clone(), middleware::unless_gone))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))

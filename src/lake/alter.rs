@@ -98,6 +98,24 @@ impl Snapshot {
         .await
     }
 
+    /// All that is kept with the fields that a change names, by path, as it is in this version.
+    ///
+    /// # Errors
+    /// `TableColumnNotFound`.
+    pub fn field_metadata(
+        &self,
+        updates: &[FieldMetadata],
+    ) -> Result<BTreeMap<String, Properties>> {
+        let schema = self.dataset.schema();
+        let kept = |update: &FieldMetadata| {
+            let field = find_field(schema, &update.path)?;
+            let path = schema.field_path_minimal(field.id);
+            let path = path.map_err(|error| self.failed(error))?;
+            Ok((path, field.metadata.clone().into_iter().collect()))
+        };
+        updates.iter().map(kept).collect()
+    }
+
     /// Puts key-value pairs in the place of those that the schema has.
     pub async fn replace_schema_metadata(&self, metadata: Properties) -> Changed<Properties> {
         let location = self.location.clone();

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use lance::dataset::transaction::Operation;
 use lance::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
+use uuid::Uuid;
 
+use super::mark::MARK;
 use super::publish::{Change, Input, Prepared, Published, Rules};
 use super::publish::{all_fragments, decode_all, refuse_deletions};
 use super::snapshot::fragment_from_json;
@@ -138,14 +140,24 @@ pub(super) fn there_already(file: &str) -> Error {
 /// How a version says that it holds the rows of a commit that shares it with others.
 const MEMBER: &str = "tiltyard.member.";
 
-/// The properties of the transaction that several share, by their transactions' ids.
-pub fn shared_properties<'a>(
+/// A commit that shares a version: its transaction's id, its rows, and the mark of its request.
+pub type Member<'a> = (Uuid, &'a Addition, Option<Uuid>);
+
+/// The properties of the transaction that several share.
+pub fn shared_properties(
     own: &BTreeMap<String, String>,
-    members: impl Iterator<Item = (uuid::Uuid, &'a Addition)>,
+    members: &[Member<'_>],
 ) -> BTreeMap<String, String> {
-    let members =
-        members.map(|(id, addition)| (format!("{MEMBER}{id}"), addition.num_rows().to_string()));
-    own.clone().into_iter().chain(members).collect()
+    let mut properties = own.clone();
+    for (id, addition, _) in members {
+        properties.insert(format!("{MEMBER}{id}"), addition.num_rows().to_string());
+    }
+    let marks = members.iter().filter_map(|(_, _, mark)| mark.map(|mark| mark.to_string()));
+    let marks = marks.collect::<Vec<_>>().join(",");
+    if !marks.is_empty() {
+        properties.insert(MARK.to_owned(), marks);
+    }
+    properties
 }
 
 /// Whether a transaction is the one that is looked for, or one that it shared a version with.

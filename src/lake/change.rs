@@ -79,6 +79,8 @@ impl Snapshot {
         let guard = Guard {
             expected: (terms.meanwhile == Meanwhile::Refuse).then(|| self.version() + 1),
             fence: self.fence.clone(),
+            mark: self.mark.clone(),
+            read_version: self.version(),
             ledger,
             ..Guard::new(self.lake.commit_handler(&self.location).await?)
         };

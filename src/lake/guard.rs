@@ -2,6 +2,7 @@
 //! refused, and the first at which it is known to stand.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use super::append::there_already;
 use super::publish::manifest_entry;
 use super::stage::Stage;
 use crate::error::{Conflict, Error, Result};
-use crate::model::ManifestEntry;
+use crate::model::{ManifestEntry, Mark};
 
 /// A version that a change put.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ struct Entries {
     landed: Vec<Landed>,
     put_begun: bool,
     closed: bool,
+    /// Nobody can say whether the last put landed.
+    unsettled: bool,
 }
 
 impl Ledger {
@@ -58,8 +61,8 @@ impl Ledger {
 
     fn begin_put(&self) -> Result<()> {
         let mut entries = self.entries();
-        if entries.closed {
-            return Err(Error::ServiceUnavailable("the time is over".into()));
+        if entries.closed || entries.unsettled {
+            return Err(Error::ServiceUnavailable("no more is put for this change".into()));
         }
         entries.put_begun = true;
         Ok(())
@@ -70,6 +73,11 @@ impl Ledger {
         let mut entries = self.entries();
         entries.closed |= !entries.put_begun;
         entries.closed
+    }
+
+    /// Lets no put begin after one of which nobody can say whether it landed.
+    pub(super) fn leave_unsettled(&self) {
+        self.entries().unsettled = true;
     }
 
     /// Whether a put was begun, whatever came of it.
@@ -95,6 +103,12 @@ pub(super) struct Guard {
     pub(super) fence: Option<Arc<dyn Fence>>,
     /// Where the manifest goes instead of its final name.
     pub(super) stage: Option<Arc<Stage>>,
+    /// What the versions are made for, and is kept in them.
+    pub(super) mark: Option<Arc<Mark>>,
+    /// The version that the change was made on.
+    pub(super) read_version: u64,
+    /// Up to which version it was looked whether another try of the request made one.
+    pub(super) seen: AtomicU64,
     pub(super) ledger: Ledger,
 }
 
@@ -106,6 +120,9 @@ impl Guard {
             new_files: HashSet::new(),
             fence: None,
             stage: None,
+            mark: None,
+            read_version: 0,
+            seen: AtomicU64::new(0),
             ledger: Ledger::default(),
         }
     }
@@ -198,9 +215,18 @@ impl CommitHandler for Guard {
         object_store: &ObjectStore,
         manifest_writer: ManifestWriter,
         naming_scheme: ManifestNamingScheme,
-        transaction: Option<lance_table::format::Transaction>,
+        mut transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
         let mut allowed = self.check(manifest);
+        if allowed.is_ok() {
+            allowed = self.refuse_twin(manifest.version, base_path, object_store).await;
+        }
+        let marked = match &self.mark {
+            Some(mark) if allowed.is_ok() => Some(
+                self.put_mark(mark.id, &mut transaction, manifest, base_path, object_store).await?,
+            ),
+            _ => None,
+        };
         if let (Ok(()), Some(fence)) = (&allowed, &self.fence) {
             allowed = fence.check(manifest.version).await;
         }
@@ -221,7 +247,7 @@ impl CommitHandler for Guard {
             let operation = parsed.map(|parsed| parsed.operation.name().to_owned());
             (operation, transaction.inner.uuid.clone())
         });
-        let location = self
+        let put = self
             .inner
             .commit(
                 manifest,
@@ -232,7 +258,13 @@ impl CommitHandler for Guard {
                 naming_scheme,
                 transaction,
             )
-            .await?;
+            .await;
+        let location = match (put, &marked) {
+            (Err(error), Some(id)) => {
+                self.settle(error, manifest.version, id, base_path, object_store).await?
+            }
+            (put, _) => put?,
+        };
         let (operation, transaction_id) = told.unzip();
         self.ledger.entries().landed.push(Landed {
             manifest: manifest_entry(manifest, &location),

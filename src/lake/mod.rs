@@ -18,6 +18,7 @@ mod guard;
 mod indexes;
 mod inventory;
 mod location;
+mod mark;
 mod ordering;
 mod plan;
 mod probe;
@@ -57,7 +58,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
-pub use append::{Addition, shared_properties};
+pub use append::{Addition, Member, shared_properties};
 pub use backfill::Backfill;
 pub use blobs::{Blob, RowKey};
 pub use change::{Changed, Meanwhile, Terms};
@@ -68,6 +69,7 @@ pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptio
 pub use inventory::{FileKind, Inspection, References, StoredFile, version_of_manifest};
 pub use lance_io::object_store::WrappingObjectStore;
 pub use location::{Location, Locations};
+pub use mark::{MARK, Marked};
 pub use ordering::SortKey;
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};

@@ -7,13 +7,16 @@ use arrow::datatypes::Schema;
 use lance::Dataset;
 use lance::dataset::write::delete::DeleteBuilder;
 use lance::dataset::{
-    MergeInsertBuilder, UpdateBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource,
+    CommitBuilder, MergeInsertBuilder, UpdateBuilder, WhenMatched, WhenNotMatched,
+    WhenNotMatchedBySource,
 };
 use lance::io::exec::Planner;
+use lance_datafusion::exec::provider_to_stream;
+use serde::{Deserialize, Serialize};
 
 use super::add_columns::top_level;
 use super::spool::Spooled;
-use super::{Changed, Location, Snapshot, Terms, expression, failure};
+use super::{Changed, Location, Marked, Snapshot, Terms, expression, failure, mark};
 use crate::error::{Error, Result};
 
 /// New values for some rows.
@@ -65,7 +68,7 @@ pub enum NotMatchedBySource {
 }
 
 /// How many rows a merge changed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Merged {
     pub inserted: u64,
     pub updated: u64,
@@ -96,10 +99,17 @@ impl Snapshot {
         let (predicate, location) = (predicate.to_owned(), self.location.clone());
         self.change(terms, move |dataset| async move {
             expression::check(&predicate)?;
-            let deleted =
-                DeleteBuilder::new(Arc::new(dataset), predicate).conflict_retries(0).execute();
-            let deleted = deleted.await.map_err(|error| failed(error, &location))?;
-            Ok(deleted.num_deleted_rows)
+            let dataset = Arc::new(dataset);
+            let planned = DeleteBuilder::new(dataset.clone(), predicate).execute_uncommitted();
+            let planned = planned.await.map_err(|error| failed(error, &location))?;
+            let transaction = mark::with_counts(planned.transaction, &planned.num_deleted_rows)?;
+            let mut builder = CommitBuilder::new(dataset);
+            if let Some(rows) = planned.affected_rows {
+                builder = builder.with_affected_rows(rows);
+            }
+            let landed = builder.execute(transaction).await;
+            landed.map_err(|error| failed(error, &location))?;
+            Ok(planned.num_deleted_rows)
         })
         .await
     }
@@ -134,18 +144,43 @@ impl Snapshot {
         self.change(terms, move |dataset| async move {
             check_keys(&merge, &dataset)?;
             merge.check_source(&source.schema)?;
-            let job = merge_builder(dataset, &merge, &location)?
+            let dataset = Arc::new(dataset);
+            let job = merge_builder(dataset.clone(), &merge, &location)?
                 .try_build()
                 .map_err(|error| failed(error, &location))?;
-            let merged = job.execute_provider(source.provider).await;
-            let (_, stats) = merged.map_err(|error| unmergeable(failed(error, &location)))?;
-            Ok(Merged {
-                inserted: stats.num_inserted_rows,
-                updated: stats.num_updated_rows,
-                deleted: stats.num_deleted_rows,
-            })
+            let failed = |error| unmergeable(failed(error, &location));
+            let rows = provider_to_stream(source.provider).await.map_err(failed)?;
+            let planned = job.execute_uncommitted(rows).await.map_err(failed)?;
+            let merged = Merged {
+                inserted: planned.stats.num_inserted_rows,
+                updated: planned.stats.num_updated_rows,
+                deleted: planned.stats.num_deleted_rows,
+            };
+            let transaction = mark::with_counts(planned.transaction, &merged)?;
+            let mut builder = CommitBuilder::new(dataset);
+            if let Some(rows) = planned.affected_rows {
+                builder = builder.with_affected_rows(rows);
+            }
+            builder.execute(transaction).await.map_err(failed)?;
+            Ok(merged)
         })
         .await
+    }
+}
+
+impl Marked {
+    /// How many rows were deleted, for a deletion.
+    ///
+    /// # Errors
+    /// `Internal` for another change.
+    pub fn rows_deleted(&self) -> Result<u64> {
+        self.counts()
+    }
+
+    /// # Errors
+    /// `Internal` for a change that is no merge.
+    pub fn rows_merged(&self) -> Result<Merged> {
+        self.counts()
     }
 }
 
@@ -230,11 +265,10 @@ fn check_keys(merge: &Merge, dataset: &Dataset) -> Result<()> {
 }
 
 fn merge_builder(
-    dataset: Dataset,
+    dataset: Arc<Dataset>,
     merge: &Merge,
     location: &Location,
 ) -> Result<MergeInsertBuilder> {
-    let dataset = Arc::new(dataset);
     let mut builder = MergeInsertBuilder::try_new(dataset.clone(), merge.on.clone())
         .map_err(|error| failed(error, location))?;
     builder.conflict_retries(0).use_index(merge.use_index);

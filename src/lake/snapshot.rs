@@ -13,6 +13,7 @@ use super::guard::Fence;
 use super::readers::Readers;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
+use crate::model::Mark;
 
 /// One version of a table, opened. Reading through it always sees that version.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub(super) lake: Lake,
     /// Asked before a change of it is put.
     pub(super) fence: Option<Arc<dyn Fence>>,
+    /// Kept in the versions that a change of it puts.
+    pub(super) mark: Option<Arc<Mark>>,
 }
 
 /// What a description tells without reading data.
@@ -62,6 +65,7 @@ impl Lake {
             readers: self.readers.clone(),
             lake: self.clone(),
             fence: None,
+            mark: None,
         })
     }
 }
@@ -89,6 +93,11 @@ impl Snapshot {
         const FILE: usize = 256;
         let files: usize = self.dataset.fragments().iter().map(|f| f.files.len()).sum();
         BASE + self.dataset.count_fragments() * FRAGMENT + files * FILE
+    }
+
+    /// The same, so that any change of it is made for the request whose mark it is, if there is one.
+    pub fn made_for(self, mark: Option<Arc<Mark>>) -> Self {
+        Self { mark, ..self }
     }
 
     pub fn version(&self) -> u64 {

@@ -1,30 +1,55 @@
 use std::fmt;
+use std::sync::Arc;
 
-/// Who makes a request. Every change records it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use super::{Mark, StreamKey};
+
+/// Who makes a request, and whether it is to take effect once. Every change records the name.
+#[derive(Debug, Clone)]
 pub struct Caller {
     name: String,
+    key: Option<StreamKey>,
+    mark: Option<Arc<Mark>>,
 }
 
 impl Caller {
     /// The caller of a request that carries no identity.
     pub fn anonymous() -> Self {
-        Self { name: "anonymous".into() }
+        Self::from_stored("anonymous")
     }
 
     /// The server itself: what its background jobs change.
     pub fn server() -> Self {
-        Self { name: "tiltyard".into() }
+        Self::from_stored("tiltyard")
     }
 
     /// A caller whose name was recorded.
     pub fn from_stored(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+        Self { name: name.into(), key: None, mark: None }
+    }
+
+    /// The same, with a request whose key is taken when its body has come.
+    pub fn with_key(self, key: StreamKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// The same, with a request whose key is taken.
+    pub fn marked(self, mark: Arc<Mark>) -> Self {
+        Self { key: None, mark: Some(mark), ..self }
     }
 
     /// The name that is recorded with a change.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The key that the request brought and that is not taken yet.
+    pub fn key(&self) -> Option<&StreamKey> {
+        self.key.as_ref()
+    }
+
+    /// What is left in the versions that the request makes.
+    pub fn mark(&self) -> Option<&Arc<Mark>> {
+        self.mark.as_ref()
     }
 }
 

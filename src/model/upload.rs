@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Branch, Part};
@@ -58,7 +59,7 @@ impl UploadState {
 }
 
 /// Data that was written and not yet committed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Staged {
     /// Lance's own JSON of each fragment.
     pub fragments: Vec<serde_json::Value>,

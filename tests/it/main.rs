@@ -34,6 +34,8 @@ mod distributed;
 mod distrust;
 mod doctor;
 mod errors;
+mod exactly_once;
+mod exactly_once_crashes;
 mod fulltext;
 mod fuzz_commits;
 mod garbage;

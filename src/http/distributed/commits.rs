@@ -16,13 +16,10 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{CommitBytes, ObjectId, TablePath, one_of, parse_json};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::tables::get_table_on;
+use crate::http::once::idempotency_key;
 use crate::http::openapi::{Context, FragmentMetadata, Identity, JsonArrowSchema, object};
 use crate::lake::Change;
 use crate::model::{Caller, Properties};
-
-/// A request with this header takes effect once, however often it is sent.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const MAX_KEY_BYTES: usize = 256;
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CommitTableRequest {
@@ -125,8 +122,7 @@ impl From<CommitOutcome> for CommitTableResponse {
 /// Commit fragments and uploads as one version.
 #[utoipa::path(post, path = "/v1/table/{id}/commit", operation_id = "CommitTable",
     tag = "Distributed write",
-    params(ObjectId, ("Idempotency-Key" = Option<String>, Header,
-        description = "A request with this header takes effect once, however often it is sent")),
+    params(ObjectId),
     request_body(content = CommitTableRequest),
     responses((status = 200, body = CommitTableResponse), ApiError))]
 pub async fn commit_table(
@@ -160,16 +156,4 @@ pub(super) async fn parse_commit<T: DeserializeOwned + Send + 'static>(body: Byt
     tokio::task::spawn_blocking(move || parse_json(&body))
         .await
         .map_err(|error| Error::internal("reading a commit", error))?
-}
-
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
-        return Ok(None);
-    };
-    match value.to_str() {
-        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => Ok(Some(key)),
-        _ => Err(Error::invalid_input(format!(
-            "Idempotency-Key must be text of 1 to {MAX_KEY_BYTES} bytes"
-        ))),
-    }
 }

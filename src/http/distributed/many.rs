@@ -6,13 +6,14 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::commits::{CommitTableRequest, idempotency_key, parse_commit};
+use super::commits::{CommitTableRequest, parse_commit};
 use crate::commit::{Once, TableCommit, TablesCommitted};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{CommitBytes, Database};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
+use crate::http::once::idempotency_key;
 use crate::http::openapi::{Context, Identity, object, objects};
 use crate::model::{Branch, Caller, TableId};
 
@@ -87,8 +88,6 @@ impl CommitTablesResponse {
 /// A refusal says which entry was refused, by its `index`.
 #[utoipa::path(post, path = "/v1/commit", operation_id = "CommitTables",
     tag = "Distributed write",
-    params(("Idempotency-Key" = Option<String>, Header,
-        description = "A request with this header takes effect once, however often it is sent")),
     request_body(content = CommitTablesRequest),
     responses((status = 200, body = CommitTablesResponse), ApiError))]
 pub async fn commit_tables(

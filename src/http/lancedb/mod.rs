@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::model::{Page, PageScope, Table};
 
 /// The newest version of the table, with which a client asks for no older one later.
-const VERSION: HeaderName = HeaderName::from_static("x-lancedb-version");
+pub(super) const VERSION: HeaderName = HeaderName::from_static("x-lancedb-version");
 
 /// A reply about a version of a table.
 pub(super) struct At<T>(pub(super) u64, pub(super) T);

@@ -17,6 +17,7 @@ mod reply;
 pub mod rows;
 pub mod script;
 mod server;
+pub mod sql;
 pub mod staging;
 mod steps;
 pub mod upkeep;
