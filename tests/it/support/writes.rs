@@ -49,18 +49,10 @@ pub const KINDS: [Kind; 12] = [
 ];
 
 impl Kind {
-    /// Whether the same request again settles what became of the first, whatever it was.
+    /// Whether the same request again, under the same key, settles what became of the first, whatever
+    /// it was. What clients staged is not ours to mark: its version is there, or it is not.
     pub fn is_settled_by_a_retry(self) -> bool {
-        use Kind::*;
-        matches!(
-            self,
-            CommitUpload
-                | CommitFragments
-                | CommitOverwrite
-                | CommitColumns
-                | CommitTables
-                | Multipart
-        )
+        self != Self::BatchCommit
     }
 }
 
