@@ -80,8 +80,10 @@ async fn a_killed_server_completes_once(backend: Backend) {
             assert_eq!(values, expected);
             assert_eq!(server.values(id).await, foreign::values(location).await);
             let versions = server.versions(id).await;
-            let commits = u64::try_from(WRITES).expect("small") + u64::from(first == 4);
-            assert_eq!(versions, (1..=commits).collect::<Vec<u64>>());
+            // Those that waited for each other share a version.
+            let commits = usize::try_from(WRITES).expect("small") + usize::from(first == 4);
+            assert!(versions.len() <= commits, "{versions:?}");
+            assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<u64>>());
         }
     }))
     .await;
