@@ -12,6 +12,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The tests start Ray; it must not report its use to anyone.
 export RAY_USAGE_STATS_ENABLED := 0
 
+# How many cases of made-up input `make fuzz` runs of each cheap test; of costly ones it runs fewer.
+CASES ?= 50000
+
 # Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
 ARGS ?=
 
@@ -36,6 +39,10 @@ test: ## format check, lints and every test, on SQLite and on a throw-away Postg
 	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && \
 		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" \
 		scripts/with-postgres cargo test --locked
+
+fuzz: ## the tests of made-up input, with many cases (CASES=50000)
+	scripts/provision cargo cc protoc postgres
+	PROPTEST_CASES=$(CASES) scripts/with-postgres cargo test --locked -- fuzz model::
 
 smoke-lancedb-rust: ## a flow through the lancedb crate's remote mode (ARGS=http://... for a running server)
 	scripts/provision cargo cc protoc

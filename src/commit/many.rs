@@ -110,9 +110,12 @@ impl Engine {
                 Err(answer) => return Ok(answer),
             };
             let lines = self.lines(commits).await?;
-            let error = match self.try_once(batch, &lines, once, caller).await? {
-                Tried::Committed(answer) => return Ok(answer),
-                Tried::Overtaken(error) => error,
+            let error = match self.try_once(batch, &lines, once, caller).await {
+                Ok(Tried::Committed(answer)) => return Ok(answer),
+                Ok(Tried::Overtaken(error)) => error,
+                // A twin of this request, on another replica that took it for dead, may have landed
+                // it.
+                Err(error) => return self.next_try(once, &mut 0).await?.err().ok_or(error),
             };
             if Instant::now() + pause >= deadline {
                 return Err(error);

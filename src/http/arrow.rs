@@ -10,6 +10,9 @@
 //! for the writer, and what the writer works on. A client that sends batches as large as it may thus
 //! costs some six times that many bytes, and clients that send small ones very little.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::pin::Pin;

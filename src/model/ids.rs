@@ -199,6 +199,8 @@ impl fmt::Display for TableId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -224,5 +226,62 @@ mod tests {
         let id = NamespaceId::from_list(&["a$b".into(), "c/d".into(), "it's".into()]).unwrap();
         assert_eq!(NamespaceId::from_stored(&id.to_stored()).unwrap(), id);
         assert_eq!(NamespaceId::from_stored("").unwrap(), NamespaceId::root());
+    }
+
+    /// Any text, and such as identifiers are made of.
+    fn texts() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), "[a-z$./\\u{1f} é%]{0,12}", "(a|[$]|[.]|::){0,8}"]
+    }
+
+    fn is_good(name: &str) -> bool {
+        !name.trim().is_empty()
+            && name != "."
+            && name != ".."
+            && !name.contains(char::is_control)
+            && name.len() <= MAX_NAME_BYTES
+    }
+
+    proptest! {
+        #[test]
+        fn an_identifier_is_its_parts_or_is_refused(raw in texts(), delimiter in texts()) {
+            let parts: Vec<String> = match delimiter.as_str() {
+                "" => Vec::new(),
+                _ if raw == delimiter => Vec::new(),
+                _ => raw.split(&delimiter).map(str::to_owned).collect(),
+            };
+            let is_good = !delimiter.is_empty()
+                && raw.len() <= MAX_ID_BYTES
+                && parts.iter().all(|part| is_good(part));
+            let parsed = NamespaceId::parse(&raw, &delimiter);
+            prop_assert_eq!(parsed.is_ok(), is_good, "{:?} by {:?}", raw, delimiter);
+            let table = TableId::parse(&raw, &delimiter);
+            prop_assert_eq!(table.is_ok(), is_good && !parts.is_empty());
+            if let Ok(id) = parsed {
+                prop_assert_eq!(id.to_list(), parts);
+            }
+            if let Err(refused) = table {
+                prop_assert!(!refused.to_string().contains(char::is_control), "{:?}", refused);
+            }
+        }
+
+        #[test]
+        fn a_list_of_names_comes_back_as_it_was(
+            names in prop::collection::vec(texts(), 0..6),
+            others in prop::collection::vec("[a-c !]{1,3}", 0..4),
+        ) {
+            let id = NamespaceId::from_list(&names);
+            prop_assert_eq!(id.is_ok(), names.iter().all(|name| is_good(name)));
+            let Ok(id) = id else { return Ok(()) };
+            prop_assert_eq!(&id.to_list(), &names);
+            let stored = id.to_stored();
+            prop_assert_eq!(&NamespaceId::from_stored(&stored).unwrap(), &id);
+            // The range of stored paths holds the descendants and nobody else.
+            let Ok(other) = NamespaceId::from_list(&others) else { return Ok(()) };
+            for other in [NamespaceId([id.0.clone(), other.0.clone()].concat()), other] {
+                let (from, to) = id.stored_range();
+                let path = other.to_stored();
+                prop_assert_eq!(from <= path && path < to, id.holds(&other), "{:?}", other);
+            }
+        }
     }
 }

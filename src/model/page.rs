@@ -101,6 +101,9 @@ fn not_answered() -> Invalid {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     #[test]
@@ -115,5 +118,56 @@ mod tests {
         assert!(Page::new(PageScope::new("tables", "other"), None, Some(&token)).is_err());
         assert!(Page::new(PageScope::new("tables", "ns"), None, Some("zzz")).is_err());
         assert!(Page::new(PageScope::new("tables", "ns"), Some(0), None).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_is_the_key_that_it_was_made_of(
+            listing in "[a-z]{1,8}",
+            of in any::<String>(),
+            other in any::<String>(),
+            keys in prop::collection::vec("\\PC{0,20}", 2..6),
+            limit in 1..8_i64,
+        ) {
+            let scope = PageScope::new(&listing, &of);
+            let page = Page::new(scope.clone(), Some(limit), None).unwrap();
+            let mut rows = keys.clone();
+            let token = page.finish(&mut rows, String::clone);
+            let limit = usize::try_from(limit).unwrap();
+            prop_assert_eq!(&rows, &keys[..limit.min(keys.len())]);
+            prop_assert_eq!(token.is_some(), keys.len() > limit);
+            let Some(token) = token else { return Ok(()) };
+            prop_assert!(token.is_ascii());
+            let next = Page::new(scope, None, Some(&token)).unwrap();
+            prop_assert_eq!(next.after.as_ref(), rows.last());
+            let elsewhere = Page::new(PageScope::new(&listing, &other), None, Some(&token));
+            prop_assert_eq!(elsewhere.is_ok(), of == other);
+        }
+
+        #[test]
+        fn no_other_text_is_a_token(
+            raw in any::<String>(),
+            at in any::<Index>(),
+            byte in any::<u8>(),
+            limit in any::<i64>(),
+        ) {
+            let scope = || PageScope::new("tables", "ns");
+            let page = Page::new(scope(), Some(limit), None);
+            prop_assert_eq!(page.is_ok(), limit >= 1);
+            prop_assert!(page.map_or(1, |page| page.limit) <= Page::MAX_LIMIT);
+            let token = Page::new(scope(), None, Some(&raw));
+            prop_assert_eq!(token.is_ok(), raw.is_empty(), "{:?}", raw);
+            // One byte of a good one: refused, or another key of the same listing.
+            let mut rows = vec!["key one", "key two"];
+            let page = Page::new(scope(), Some(1), None).unwrap();
+            let mut token = page.finish(&mut rows, |row| row.to_string()).unwrap().into_bytes();
+            let at = at.index(token.len());
+            token[at] = byte;
+            let Ok(token) = String::from_utf8(token) else { return Ok(()) };
+            if let Ok(page) = Page::new(scope(), None, Some(&token)) {
+                let after = page.after.unwrap();
+                prop_assert!(!after.contains(char::is_control), "{:?}", after);
+            }
+        }
     }
 }

@@ -7,7 +7,9 @@ pub mod bad_arrow;
 pub mod batches;
 pub mod code;
 mod database;
+pub mod faults;
 pub mod foreign;
+pub mod fuzz;
 pub mod overwriting;
 pub mod parts;
 pub mod process;
@@ -21,6 +23,7 @@ pub mod staging;
 mod steps;
 pub mod upkeep;
 pub mod upstream;
+pub mod writes;
 
 pub use database::Database;
 pub use reply::{Reply, assert_error, assert_error_in, assert_refused};
