@@ -313,3 +313,24 @@ both! {
         assert_eq!(server.values("ns$t").await, (0..8).collect::<Vec<i32>>());
     }
 }
+
+both! {
+    /// Its versions count from the beginning again, which what is remembered of the old ones does not
+    /// hold up.
+    async fn a_branch_that_is_made_again_takes_rows_at_once(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        for _ in 0..2 {
+            let body = json!({"name": "b"});
+            server.post(&table("ns$t", "branches/create"), body.clone()).await.ok();
+            for version in 2..4 {
+                let started = std::time::Instant::now();
+                let path = table("ns$t", "insert?branch=b");
+                let inserted = server.post_arrow(&path, ipc(&[batch_ab(1..2)])).await.ok();
+                assert_eq!(inserted["version"], version, "{inserted}");
+                let took = started.elapsed();
+                assert!(took < Duration::from_secs(10), "an insert took {took:?}");
+            }
+            server.post(&table("ns$t", "branches/delete"), body).await.ok();
+        }
+    }
+}
