@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
-use crate::commit::{Engine, Versioning};
-use crate::config::Settings;
+use crate::commit::{CatalogArbiter, Engine, Versioning};
+use crate::config::{CommitArbiter, Settings};
 use crate::error::{Error, Result};
 use crate::http::{AppState, Limits, UnknownDatabases, router};
 use crate::jobs;
@@ -128,17 +128,36 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
 }
 
+/// # Errors
+/// `InvalidInput` when clients are to commit past the catalog that decides the versions.
+fn versioning(settings: &Settings) -> Result<Versioning> {
+    match (settings.commit_arbiter, settings.managed_versioning) {
+        (CommitArbiter::Storage, true) => Ok(Versioning::Managed),
+        (CommitArbiter::Storage, false) => Ok(Versioning::Adopted),
+        (CommitArbiter::Catalog, true) => Ok(Versioning::Required),
+        (CommitArbiter::Catalog, false) => Err(Error::invalid_input(
+            "with commit_arbiter = catalog, clients have to commit through this server: \
+             managed_versioning cannot be switched off",
+        )),
+    }
+}
+
 async fn engine(
     parts: Parts,
     settings: &Settings,
     catalog: &Catalog,
     work: &TaskTracker,
 ) -> Result<(Lake, Engine)> {
+    let clock = parts.clock;
+    let versioning = versioning(settings)?;
     let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
     let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
-    let clock = parts.clock;
-    let versioning =
-        if settings.managed_versioning { Versioning::Managed } else { Versioning::Adopted };
+    let lake = match settings.commit_arbiter {
+        CommitArbiter::Storage => lake,
+        CommitArbiter::Catalog => {
+            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+        }
+    };
     let ttl = settings.upload_ttl;
     let (waiting, tasks) = (settings.max_waiting, work.clone());
     let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);

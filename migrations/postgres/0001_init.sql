@@ -47,6 +47,21 @@ CREATE TABLE table_versions (
 );
 CREATE INDEX table_versions_by_transaction ON table_versions (transaction_id);
 
+-- Which manifest is which version, where storage cannot decide it: whoever adds the row has the
+-- version. A row that is not final is of a manifest that still has to be copied from where it is
+-- staged to its final name, by whoever sees it. The location is that of the table, or of a branch in
+-- it; there are rows before there is a table.
+CREATE TABLE manifest_claims (
+    location      TEXT COLLATE "C" NOT NULL,
+    version       BIGINT NOT NULL,
+    path          TEXT COLLATE "C" NOT NULL,
+    size_bytes    BIGINT NOT NULL,
+    is_final      BOOLEAN NOT NULL,
+    claimed_at_us BIGINT NOT NULL,
+    PRIMARY KEY (location, version)
+);
+CREATE INDEX manifest_claims_staged ON manifest_claims (location, version) WHERE NOT is_final;
+
 -- The commits that share a version with others, which is made by a transaction of its own.
 CREATE TABLE shared_transactions (
     transaction_id TEXT   NOT NULL PRIMARY KEY,

@@ -5,6 +5,7 @@
 //! same lives in `dialect.rs`, named and explained.
 
 pub mod batches;
+pub mod claims;
 pub mod clones;
 mod dialect;
 mod grouped;

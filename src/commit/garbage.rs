@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::batch::staged_paths;
 use super::{Engine, root_of};
-use crate::catalog::{clones, jobs, survey, tables, uploads};
+use crate::catalog::{claims, clones, jobs, survey, tables, uploads};
 use crate::error::Result;
 use crate::lake::{FileKind, Inspection, Location, StoredFile};
 use crate::model::{Branch, Table};
@@ -214,6 +214,8 @@ impl Engine {
         for changes in survey::list_changes_at(&mut tx, table.key).await? {
             paths.extend(staged_paths(&changes)?);
         }
+        // And those that have a version already, and still wait for their final name.
+        paths.extend(claims::list_staged_paths(&mut tx).await?);
         Ok(paths)
     }
 

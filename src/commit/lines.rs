@@ -169,7 +169,10 @@ impl Lines {
     pub(super) fn forget(&self, table: &Table) {
         let line = self.line(table);
         let mut known = self.known();
-        let dropped = line.state().warm.take();
+        let mut state = line.state();
+        // Versions may have been removed, with a branch that was made again: they count from 1 then.
+        state.recorded = 0;
+        let dropped = state.warm.take();
         known.warm_bytes -= dropped.map_or(0, |warm| warm.weight);
     }
 

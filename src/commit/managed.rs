@@ -37,6 +37,8 @@ pub enum Versioning {
     Managed,
     /// Nobody: they commit to storage, and what they commit is adopted.
     Adopted,
+    /// This server, for every table: storage alone would let two of them overwrite each other.
+    Required,
 }
 
 /// The property of a table that says it for that table.
@@ -45,8 +47,12 @@ const PROPERTY: &str = "managed_versioning";
 impl Engine {
     /// Whether clients are to make the table's versions through this server: those that the table's
     /// property says, else those that this server made, if it is set so. A client that does not
-    /// know of it, or does not care, is as safe.
+    /// know of it, or does not care, is as safe, unless the catalog decides the versions: then it has
+    /// to, whatever a table says.
     pub fn manages_versions(&self, table: &Table) -> bool {
+        if self.versioning == Versioning::Required {
+            return true;
+        }
         match table.properties.get(PROPERTY).map(|word| word.to_lowercase()).as_deref() {
             Some("true") => true,
             Some("false") => false,

@@ -10,9 +10,13 @@
 //! 4. **Record.** One SQL transaction adds the version row (who, what, when), marks the uploads
 //!    and keeps the answer for a retry. If it fails, step 1 of whoever looks next heals it.
 //!
+//! Where storage cannot put only if nothing is there, the catalog is asked first who has a version:
+//! see `arbiter.rs`.
+//!
 //! No connection is held while storage is at work.
 
 mod alter;
+mod arbiter;
 mod backfill;
 mod batch;
 mod change;
@@ -59,6 +63,7 @@ use crate::model::{Clock, Table};
 use lines::Lines;
 
 pub use crate::model::InsertMode;
+pub use arbiter::CatalogArbiter;
 pub use batch::{MAX_CHANGES, TableChange, TableChanged};
 pub use change::Made;
 pub use clones::CloneSource;

@@ -114,6 +114,9 @@ impl Engine {
         self.sweep_sessions(how, report).await?;
         self.sweep_folders(how, report).await?;
         self.sweep_uploads(how, report).await?;
+        if how == Sweeping::Remove {
+            self.finish_versions().await?;
+        }
         let now_us = self.now_us();
         let number = if how == Sweeping::DryRun {
             let mut tx = self.catalog.read().await?;

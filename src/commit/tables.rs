@@ -3,10 +3,11 @@
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
+use super::arbiter::standing_versions;
 use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
 use crate::catalog::tables::NewTable;
-use crate::catalog::{Tx, namespaces, removals, tables};
+use crate::catalog::{Tx, claims, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
 use crate::model::{Branch, Caller, Namespace, Origin, Properties, Table, TableId, TableState};
@@ -82,9 +83,11 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Table> {
         let location = self.lake.locations().check(location)?;
-        if self.lake.list_manifests(&location).await?.is_empty() {
+        let found = self.lake.list_manifests(&location).await?;
+        if found.is_empty() {
             return Err(Error::invalid_input("there is no Lance table at the location"));
         }
+        let standing = standing_versions(&self.lake, &location, &found).await?;
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &id.namespace).await?;
         if let Some(existing) = tables::find_table(&mut tx, id).await? {
@@ -104,6 +107,14 @@ impl Engine {
             properties,
         };
         self.insert_table(&mut tx, &namespace, &table, caller).await?;
+        if !standing.is_empty() {
+            // What stands now is what the table is, whoever made it.
+            claims::delete_claims(&mut tx, location.as_str()).await?;
+        }
+        for (folder, entry) in &standing {
+            let claim = entry.as_claim();
+            claims::insert_claim(&mut tx, folder.as_str(), &claim, self.now_us()).await?;
+        }
         tx.commit().await?;
         tracing::info!(table.id = %id, %caller, "registered table");
         // Its versions get their rows now or when somebody asks for them.

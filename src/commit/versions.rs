@@ -74,11 +74,15 @@ impl Engine {
     }
 
     /// Gives rows to versions that were committed past this server. Answers the last of them.
+    ///
+    /// # Errors
+    /// `InvalidTableState` for one that was committed past an arbiter, which may not be adopted.
     pub(super) async fn adopt(
         &self,
         table: &Table,
         found: Vec<ManifestEntry>,
     ) -> Result<Option<TableVersion>> {
+        self.lake.check_claimed(&location_of(table), &found).await?;
         tracing::info!(table.id = %table.id, versions = found.len(), "adopting versions");
         let mut tx = self.catalog.write().await?;
         let mut last = None;
@@ -189,9 +193,7 @@ impl Engine {
                 adopted.ok_or_else(|| not_found(table, version))
             }
             (None, Some(_)) => {
-                let mut tx = self.catalog.write().await?;
-                versions::delete_version(&mut tx, table, version).await?;
-                tx.commit().await?;
+                self.forget_versions(table, &[version]).await?;
                 Err(not_found(table, version))
             }
             (None, None) => Err(not_found(table, version)),
@@ -263,13 +265,7 @@ impl Engine {
         let found = self.lake.list_manifests(&location_of(table)).await?;
         let there: HashSet<u64> = found.iter().map(|manifest| manifest.version).collect();
         let gone: Vec<u64> = known.difference(&there).copied().collect();
-        if !gone.is_empty() {
-            let mut tx = self.catalog.write().await?;
-            for version in gone {
-                versions::delete_version(&mut tx, table, version).await?;
-            }
-            tx.commit().await?;
-        }
+        self.forget_versions(table, &gone).await?;
         let new: Vec<ManifestEntry> =
             found.into_iter().filter(|manifest| !known.contains(&manifest.version)).collect();
         let new = self.visible(table, new).await?;

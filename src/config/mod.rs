@@ -9,6 +9,7 @@
 //! | `--storage-root` | `TILTYARD_STORAGE_ROOT` | `storage_root` |
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
+//! | `--commit-arbiter` | `TILTYARD_COMMIT_ARBITER` | `commit_arbiter` |
 //! | `--no-managed-versioning` | `TILTYARD_NO_MANAGED_VERSIONING` | `managed_versioning = false` |
 //! | `--no-create-databases` | `TILTYARD_NO_CREATE_DATABASES` | `create_databases = false` |
 //! | `--gc-interval` | `TILTYARD_GC_INTERVAL` | `gc_interval` |
@@ -46,6 +47,8 @@ pub struct Settings {
     pub storage_options: BTreeMap<String, String>,
     /// Where a caller may point a table to, besides the storage root.
     pub allow_locations: Vec<String>,
+    /// What decides which of two commits at once becomes a version.
+    pub commit_arbiter: CommitArbiter,
     /// Whether clients are asked to commit through this server to the tables that it made.
     pub managed_versioning: bool,
     /// Whether the first table of a database that a LanceDB client names makes the database.
@@ -79,6 +82,7 @@ impl Default for Settings {
             storage_root: "tiltyard-data/lake".into(),
             storage_options: BTreeMap::new(),
             allow_locations: Vec::new(),
+            commit_arbiter: CommitArbiter::Storage,
             managed_versioning: true,
             create_databases: true,
             gc_interval: Duration::from_secs(10 * 60),
@@ -91,6 +95,16 @@ impl Default for Settings {
             log: "info,lance=warn".into(),
         }
     }
+}
+
+/// What decides which manifest becomes a version when two are there at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitArbiter {
+    /// The storage, which puts a file only if nothing is there: local disks, S3, GCS, Azure
+    Storage,
+    /// The catalog, for storage that cannot; writers that go past the catalog are not supported
+    Catalog,
 }
 
 /// The same settings as flags and environment variables; what is absent is not set.
@@ -126,6 +140,11 @@ pub struct Overrides {
         serialize_with = "negate"
     )]
     pub no_migrate: Option<bool>,
+
+    /// What decides which commit becomes a version [default: storage]
+    #[arg(long, env = "TILTYARD_COMMIT_ARBITER", value_name = "WHO", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_arbiter: Option<CommitArbiter>,
 
     /// Do not ask clients to commit through this server; a table's property `managed_versioning` wins
     #[arg(

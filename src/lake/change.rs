@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use lance::Dataset;
-use lance::dataset::builder::DatasetBuilder;
 use tokio::time::Instant;
 
+use super::Snapshot;
 use super::guard::{Guard, Landed, Ledger};
-use super::{Snapshot, failure};
 use crate::error::{Error, Result};
 
 /// What is done when others commit while a change is being made.
@@ -84,13 +83,6 @@ impl Snapshot {
             ledger,
             ..Guard::new(self.lake.commit_handler(&self.location).await?)
         };
-        DatasetBuilder::from_uri(self.location.as_str())
-            .with_session(self.lake.session())
-            .with_store_params(self.lake.params.clone())
-            .with_version(self.version())
-            .with_commit_handler(Arc::new(guard))
-            .load()
-            .await
-            .map_err(|error| failure::from_lance(error, &self.location))
+        self.lake.open_with(&self.location, self.version(), Arc::new(guard)).await
     }
 }

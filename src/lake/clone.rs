@@ -1,5 +1,7 @@
 //! Making a table of a version of another.
 
+use std::sync::Arc;
+
 use lance::dataset::refs::Ref;
 
 use super::publish::manifest_entry;
@@ -29,7 +31,13 @@ impl Snapshot {
     /// # Errors
     /// `Internal` when something is there.
     pub async fn clone_to(&self, target: &Location, depth: Depth) -> Result<Cloned> {
-        let mut dataset = (*self.dataset).clone();
+        // The dataset that is cloned brings its handler, which has to know the target too.
+        let mut dataset = match self.lake.arbitrated(&self.location, Some(target)).await? {
+            None => (*self.dataset).clone(),
+            Some(handler) => {
+                self.lake.open_with(&self.location, self.version(), Arc::new(handler)).await?
+            }
+        };
         let from = Ref::VersionNumber(self.version());
         let params = Some(self.lake.params.clone());
         let made = match depth {

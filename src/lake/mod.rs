@@ -5,6 +5,7 @@
 mod add_columns;
 mod alter;
 mod append;
+mod arbiter;
 mod backfill;
 mod blobs;
 mod change;
@@ -59,6 +60,7 @@ use crate::error::{Error, Result};
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
 pub use append::{Addition, Member, shared_properties};
+pub use arbiter::Arbiter;
 pub use backfill::Backfill;
 pub use blobs::{Blob, RowKey};
 pub use change::{Changed, Meanwhile, Terms};
@@ -128,6 +130,8 @@ pub struct Lake {
     locations: Arc<Locations>,
     readers: readers::Readers,
     builders: readers::Readers,
+    /// Decides which manifest is which version; storage does when there is none.
+    arbiter: Option<Arc<dyn Arbiter>>,
 }
 
 impl Lake {
@@ -157,7 +161,8 @@ impl Lake {
         let session = Arc::new(RwLock::new(session));
         let readers = readers::Readers::start("tiltyard-read")?;
         let builders = readers::Readers::start("tiltyard-build")?;
-        let lake = Self { session, params, locations: Arc::new(locations), readers, builders };
+        let locations = Arc::new(locations);
+        let lake = Self { session, params, locations, readers, builders, arbiter: None };
         // Asking once at the start turns a misspelt root into an error at the start.
         lake.store(lake.locations.root()).await?;
         Ok(lake)
@@ -186,7 +191,8 @@ impl Lake {
     pub async fn remove(&self, location: &Location) -> Result<()> {
         let (store, base) = self.store(location).await?;
         if self.locations.is_own(location) {
-            return remove_folder(&store, base, location).await;
+            remove_folder(&store, base, location).await?;
+            return self.forget_all_claims(location).await;
         }
         for folder in LANCE_FOLDERS {
             remove_folder(&store, base.clone().join(folder), location).await?;
@@ -196,7 +202,7 @@ impl Lake {
             // Fails when something else stands there, which is then not ours to remove.
             let _ = std::fs::remove_dir(location.as_str());
         }
-        Ok(())
+        self.forget_all_claims(location).await
     }
 
     /// Removes data files by their names in the table's `data/` folder, as an upload noted them, and
@@ -229,8 +235,12 @@ impl Lake {
         *session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
     }
 
-    /// Lance's own way to put a manifest at this location.
+    /// Lance's own way to put a manifest at this location, and to find those that are there: every
+    /// dataset is opened with it.
     async fn commit_handler(&self, location: &Location) -> Result<Arc<dyn CommitHandler>> {
+        if let Some(arbitrated) = self.arbitrated(location, None).await? {
+            return Ok(Arc::new(arbitrated));
+        }
         commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
             .await
             .map_err(|error| failure::from_lance(error, location))

@@ -27,6 +27,12 @@ impl Lake {
         known: Option<&ManifestEntry>,
     ) -> Result<Vec<ManifestEntry>> {
         let floor = known.map_or(0, |known| known.version);
+        if self.is_arbitrated() {
+            self.roll_forward(location).await?;
+            if let Some(known) = known {
+                self.claim_known(location, known).await?;
+            }
+        }
         if floor > 0 {
             let (store, base) = self.store(location).await?;
             let handler = self.commit_handler(location).await?;
@@ -43,6 +49,7 @@ impl Lake {
 
     /// Every version that storage holds, oldest first.
     pub async fn list_manifests(&self, location: &Location) -> Result<Vec<ManifestEntry>> {
+        self.roll_forward(location).await?;
         let (store, base) = self.store(location).await?;
         let folder = base.join(VERSIONS_DIR);
         let listed = store.inner.list(Some(&folder)).try_collect::<Vec<ObjectMeta>>().await;
@@ -97,6 +104,7 @@ impl Lake {
         location: &Location,
         version: u64,
     ) -> Result<Option<ManifestEntry>> {
+        self.roll_version_forward(location, version).await?;
         let (store, base) = self.store(location).await?;
         for scheme in [ManifestNamingScheme::V2, ManifestNamingScheme::V1] {
             match store.inner.head(&scheme.manifest_path(&base, version)).await {

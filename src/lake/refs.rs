@@ -114,7 +114,8 @@ impl Lake {
     pub async fn clear_unfinished_branch(&self, folder: &Location, now_us: i64) -> Result<()> {
         let versions = self.list_manifests(folder).await?;
         let Some(newest) = versions.iter().map(|version| version.modified_at_us).max() else {
-            return Ok(());
+            // Of one that was removed halfway, or past this server.
+            return self.forget_all_claims(folder).await;
         };
         if newest > now_us.saturating_sub(UNFINISHED_US) {
             return Err(Error::conflict(Conflict {

@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance_table::format::Fragment;
+use lance_table::io::commit::CommitHandler;
 
 use super::append::is_of;
 use super::guard::Fence;
@@ -39,13 +40,8 @@ impl Lake {
     /// Opens one version. The caller has found it in storage first: see
     /// [`Lake::versions_after`].
     pub async fn snapshot(&self, location: &Location, version: u64) -> Result<Snapshot> {
-        let dataset = DatasetBuilder::from_uri(location.as_str())
-            .with_session(self.session())
-            .with_store_params(self.params.clone())
-            .with_version(version)
-            .load()
-            .await
-            .map_err(|error| failure::from_lance(error, location))?;
+        let handler = self.commit_handler(location).await?;
+        let dataset = self.open_with(location, version, handler).await?;
         // Lance opens the newest when the one that was asked for is not there.
         if dataset.version_id() != version {
             return Err(Error::internal("opening a version", format!("{version} is not there")));
@@ -67,6 +63,25 @@ impl Lake {
             fence: None,
             mark: None,
         })
+    }
+}
+
+impl Lake {
+    /// Opens one version by way of a handler.
+    pub(super) async fn open_with(
+        &self,
+        location: &Location,
+        version: u64,
+        handler: Arc<dyn CommitHandler>,
+    ) -> Result<Dataset> {
+        DatasetBuilder::from_uri(location.as_str())
+            .with_session(self.session())
+            .with_store_params(self.params.clone())
+            .with_version(version)
+            .with_commit_handler(handler)
+            .load()
+            .await
+            .map_err(|error| failure::from_lance(error, location))
     }
 }
 

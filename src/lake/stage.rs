@@ -11,8 +11,8 @@ use lance::session::Session;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::{ManifestLocation, ManifestNamingScheme};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -65,8 +65,8 @@ impl Stage {
     ) -> lance::Result<ManifestLocation> {
         let place = scheme.manifest_path(base, manifest.version);
         let staged = Path::parse(format!("{place}-{}", Uuid::new_v4()))?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = store.inner.put_opts(&staged, bytes.clone().into(), options).await?;
+        // Nobody else has the name, and not every store can put only if nothing is there.
+        let put = store.inner.put(&staged, bytes.clone().into()).await?;
         let num_rows = manifest.fragments.iter().filter_map(Fragment::num_rows).sum::<usize>();
         let location = ManifestLocation {
             version: manifest.version,
@@ -121,6 +121,7 @@ impl Lake {
                     .with_session(session.clone())
                     .with_store_params(self.params.clone())
                     .with_version(base.version())
+                    .with_commit_handler(self.commit_handler(location).await?)
                     .load()
                     .await
                     .map_err(|error| failure::from_lance(error, location))?;

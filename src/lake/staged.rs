@@ -8,12 +8,14 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest, pb};
-use lance_table::io::commit::{ManifestNamingScheme, write_version_hint};
+use lance_table::io::commit::{CommitHandler, ManifestNamingScheme, write_version_hint};
 use lance_table::io::manifest::read_manifest;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use prost::Message;
+use uuid::Uuid;
 
+use super::arbiter::Arbitrated;
 use super::probe::{VERSIONS_DIR, from_lance};
 use super::{Lake, Landed, Location, data_file_path, failure};
 use crate::error::{Error, Result};
@@ -222,6 +224,9 @@ impl Lake {
         staged: &StagedManifest,
         now_us: i64,
     ) -> Result<Put> {
+        if let Some(handler) = self.arbitrated(location, None).await? {
+            return self.claim_staged(&handler, location, staged, now_us).await;
+        }
         let (store, base) = self.store(location).await?;
         if staged.staged == staged.place {
             let meta = store.inner.head(&staged.place).await;
@@ -236,18 +241,50 @@ impl Lake {
                 Ok(Put::Landed(staged.landed(put.e_tag, now_us)))
             }
             Err(object_store::Error::AlreadyExists { .. }) => {
-                let there = store.inner.get(&staged.place).await;
-                let there = there.map_err(|error| Error::internal("reading a manifest", error))?;
-                let e_tag = there.meta.e_tag.clone();
-                let bytes = there.bytes().await;
-                let bytes = bytes.map_err(|error| Error::internal("reading a manifest", error))?;
-                if bytes == staged.bytes {
-                    return Ok(Put::StoodAlready(staged.landed(e_tag, now_us)));
-                }
-                Ok(Put::Taken)
+                compare(&store, &staged.place, staged, now_us).await
             }
             Err(error) => Err(Error::internal("putting a manifest", error)),
         }
+    }
+
+    /// As [`Self::put_staged`], where an arbiter decides. What is claimed is a copy: the client has its
+    /// own until all is done, and could change it.
+    async fn claim_staged(
+        &self,
+        handler: &Arbitrated,
+        location: &Location,
+        staged: &StagedManifest,
+        now_us: i64,
+    ) -> Result<Put> {
+        let (store, base) = self.store(location).await?;
+        let (version, size) = (staged.version, staged.bytes.len() as u64);
+        handler.check_unclaimed(&base, version, store.inner.as_ref()).await?;
+        let copy = Path::parse(format!("{}-{}", staged.place, Uuid::new_v4()))
+            .map_err(|error| Error::internal("naming a manifest", error))?;
+        let put = store.inner.put(&copy, staged.bytes.clone().into()).await;
+        put.map_err(|error| Error::internal("staging a manifest", error))?;
+        let storage = store.inner.as_ref();
+        let claims = handler.claims.as_ref();
+        let claimed = claims.put(&base, version, &copy, size, None, storage, staged.scheme).await;
+        let error = match claimed {
+            Ok(there) => {
+                write_version_hint(&store, &base, version).await;
+                return Ok(Put::Landed(staged.landed(there.e_tag, now_us)));
+            }
+            Err(error) => error,
+        };
+        let holder = claims.get_manifest_location(base.as_ref(), version).await;
+        let Some(holder) = holder.ok().filter(|holder| holder.path != copy) else {
+            // It may have the version, or get it still. Whoever looks next finishes what it began.
+            return Err(Error::internal("making a manifest a version", error));
+        };
+        tracing::debug!(%location, version, path = %holder.path, "another has the version");
+        if let Err(error) = store.inner.delete(&copy).await {
+            tracing::warn!(%location, %error, "a staged manifest stays behind");
+        }
+        let there = handler.resolve_version_location(&base, version, storage).await;
+        let there = there.map_err(|error| failure::from_lance(error, location))?;
+        compare(&store, &there.path, staged, now_us).await
     }
 
     /// Takes back a manifest that was put and has this hash, unless a later version was built on it.
@@ -261,12 +298,19 @@ impl Lake {
     ) -> Result<bool> {
         let (store, base) = self.store(location).await?;
         let place = to_lance(scheme).manifest_path(&base, version);
+        match self.roll_version_forward(location, version).await {
+            // What was staged is gone, so that it cannot become a version any more.
+            Err(Error::InvalidTableState(_)) => self.forget_claims(location, &[version]).await?,
+            rolled => rolled?,
+        }
         if hash_at(&store, &place).await?.as_deref() != Some(hash) {
             return Ok(true);
         }
         if self.find_manifest(location, version + 1).await?.is_some() {
             return Ok(false);
         }
+        // In this order: a claim of what is gone would be in everyone's way.
+        self.forget_claims(location, &[version]).await?;
         let removed = store.inner.delete(&place).await;
         self.forget();
         match removed {
@@ -305,6 +349,8 @@ impl Lake {
         manifests: &[ManifestEntry],
     ) -> Result<()> {
         let (store, _) = self.store(location).await?;
+        let versions: Vec<u64> = manifests.iter().map(|manifest| manifest.version).collect();
+        self.forget_claims(location, &versions).await?;
         for manifest in manifests {
             let path = Path::parse(&manifest.path)
                 .map_err(|error| Error::internal("removing a version", error))?;
@@ -400,6 +446,24 @@ pub(super) fn to_lance(scheme: NamingScheme) -> ManifestNamingScheme {
         NamingScheme::V1 => ManifestNamingScheme::V1,
         NamingScheme::V2 => ManifestNamingScheme::V2,
     }
+}
+
+/// Whether what stands at a place is the very manifest that was to be put there.
+async fn compare(
+    store: &ObjectStore,
+    place: &Path,
+    staged: &StagedManifest,
+    now_us: i64,
+) -> Result<Put> {
+    let there = store.inner.get(place).await;
+    let there = there.map_err(|error| Error::internal("reading a manifest", error))?;
+    let e_tag = there.meta.e_tag.clone();
+    let bytes = there.bytes().await;
+    let bytes = bytes.map_err(|error| Error::internal("reading a manifest", error))?;
+    if bytes == staged.bytes {
+        return Ok(Put::StoodAlready(staged.landed(e_tag, now_us)));
+    }
+    Ok(Put::Taken)
 }
 
 /// The hash of the file at a place, if there is one.

@@ -97,6 +97,7 @@ impl Lake {
                 (WriteMode::Overwrite, _) => LanceMode::Overwrite,
             },
             store_params: Some(self.params.clone()),
+            commit_handler: Some(self.commit_handler(location).await?),
             session: Some(self.session()),
             progress: Arc::new(Noted(log)),
             data_storage_version: options.storage_version()?,

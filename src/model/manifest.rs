@@ -33,3 +33,33 @@ pub struct ManifestEntry {
     /// Microseconds since the Unix epoch.
     pub modified_at_us: i64,
 }
+
+impl ManifestEntry {
+    /// The claim of a version that stands.
+    pub fn as_claim(&self) -> ManifestClaim {
+        ManifestClaim {
+            version: self.version,
+            path: self.path.clone(),
+            size_bytes: self.size_bytes.unwrap_or(0),
+            state: ClaimState::Final,
+        }
+    }
+}
+
+/// The manifest that was chosen to be a version, where the catalog decides that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestClaim {
+    pub version: u64,
+    /// Where it stands, relative to the root of the object store: where it is staged, and once it
+    /// is at its final name, that.
+    pub path: String,
+    pub size_bytes: u64,
+    pub state: ClaimState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimState {
+    /// It still has to be copied to its final name.
+    Staged,
+    Final,
+}

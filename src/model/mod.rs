@@ -18,7 +18,7 @@ pub use caller::Caller;
 pub use clock::Clock;
 pub use ids::{Name, NamespaceId, TableId};
 pub use job::{Job, JobKind, JobState};
-pub use manifest::{ManifestEntry, NamingScheme};
+pub use manifest::{ClaimState, ManifestClaim, ManifestEntry, NamingScheme};
 pub use mark::{Attempt, Mark, StreamKey};
 pub use multipart::{InsertMode, MultipartState, MultipartWrite, Part};
 pub use page::{Page, PageScope};

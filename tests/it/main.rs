@@ -17,6 +17,7 @@ mod backfill;
 mod batch_crashes;
 mod batches;
 mod branches;
+mod catalog_arbiter;
 mod change_races;
 mod changes;
 mod clients;

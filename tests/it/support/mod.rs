@@ -10,6 +10,7 @@ mod database;
 pub mod faults;
 pub mod foreign;
 pub mod fuzz;
+pub mod overwriting;
 pub mod parts;
 pub mod process;
 pub mod raw;
