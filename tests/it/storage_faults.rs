@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::json;
-use tiltyard::config::Settings;
+use tiltyard::config::{CommitArbiter, Settings};
 use tiltyard::model::Clock;
 use tiltyard::server::Parts;
 
@@ -159,9 +159,13 @@ struct Pair {
 }
 
 impl Pair {
-    async fn new(backend: Backend) -> Option<Self> {
+    async fn new(backend: Backend, arbiter: CommitArbiter) -> Option<Self> {
         let faults = Faults::default();
-        let server = TestServer::spawn_of(backend, faults.parts(), as_object_store).await?;
+        let configure = move |settings: &mut Settings| {
+            as_object_store(settings);
+            settings.commit_arbiter = arbiter;
+        };
+        let server = TestServer::spawn_of(backend, faults.parts(), configure).await?;
         let ahead = Parts { clock: Clock::ahead_by(|| AHEAD_US), ..Parts::default() };
         let other = server.beside_of(ahead).await;
         server.create_namespace("ns").await;
@@ -169,8 +173,8 @@ impl Pair {
     }
 }
 
-async fn every_step_fails(backend: Backend, steps: Steps, tried: &[Fault]) {
-    let Some(pair) = Pair::new(backend).await else { return };
+async fn every_step_fails(backend: Backend, arbiter: CommitArbiter, steps: Steps, tried: &[Fault]) {
+    let Some(pair) = Pair::new(backend, arbiter).await else { return };
     for kind in KINDS {
         for fault in tried {
             let run = |at| fail_at(&pair, Case { kind, steps, at, fault: *fault });
@@ -184,18 +188,26 @@ const FAILURES: [Fault; 2] = [Fault::FailBefore, Fault::FailAfter];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_write_to_storage_fails_on_sqlite() {
-    every_step_fails(Backend::Sqlite, Steps::Writes, &FAILURES).await;
+    every_step_fails(Backend::Sqlite, CommitArbiter::Storage, Steps::Writes, &FAILURES).await;
+}
+
+/// The harder one of the two; what is done next is the same for both databases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_to_storage_fails_on_postgres() {
+    let tried = [Fault::FailAfter];
+    every_step_fails(Backend::Postgres, CommitArbiter::Storage, Steps::Writes, &tried).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_write_to_storage_fails_on_postgres() {
-    every_step_fails(Backend::Postgres, Steps::Writes, &FAILURES).await;
+async fn every_write_fails_where_the_catalog_decides() {
+    every_step_fails(Backend::Sqlite, CommitArbiter::Catalog, Steps::Writes, &FAILURES).await;
 }
 
 /// A read that fails after it was done is one that failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_read_of_storage_fails() {
-    every_step_fails(Backend::Sqlite, Steps::Reads, &FAILURES[..1]).await;
+    let tried = [Fault::FailBefore];
+    every_step_fails(Backend::Sqlite, CommitArbiter::Storage, Steps::Reads, &tried).await;
 }
 
 /// A server that stops dead at a step, while another goes on, takes over what it held, and then sees
@@ -264,11 +276,14 @@ async fn take_over(write: &Write, other: &TestServer, context: &str) -> TakenOve
     TakenOver::Open(vec![undone, done])
 }
 
-async fn every_step_freezes(backend: Backend) {
-    let Some(pair) = Pair::new(backend).await else { return };
+const FREEZES: [Fault; 2] = [Fault::FreezeBefore, Fault::FreezeAfter];
+
+async fn every_step_freezes(backend: Backend, arbiter: CommitArbiter, tried: &[Fault]) {
+    let Some(pair) = Pair::new(backend, arbiter).await else { return };
     for kind in KINDS {
-        for fault in [Fault::FreezeBefore, Fault::FreezeAfter] {
-            let run = |at| freeze_at(&pair, Case { kind, steps: Steps::Writes, at, fault });
+        for fault in tried {
+            let steps = Steps::Writes;
+            let run = |at| freeze_at(&pair, Case { kind, steps, at, fault: *fault });
             let count = at_every_step(run).await;
             assert!(count >= 2, "{kind:?} has {count} writes");
         }
@@ -277,12 +292,18 @@ async fn every_step_freezes(backend: Backend) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_stops_at_every_step_on_sqlite() {
-    every_step_freezes(Backend::Sqlite).await;
+    every_step_freezes(Backend::Sqlite, CommitArbiter::Storage, &FREEZES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_stops_at_every_step_on_postgres() {
-    every_step_freezes(Backend::Postgres).await;
+    let tried = [Fault::FreezeAfter];
+    every_step_freezes(Backend::Postgres, CommitArbiter::Storage, &tried).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_stops_where_the_catalog_decides() {
+    every_step_freezes(Backend::Sqlite, CommitArbiter::Catalog, &FREEZES).await;
 }
 
 /// How many appends wait for each other.
@@ -335,7 +356,7 @@ async fn fail_a_group_at(pair: &Pair, fault: Fault, at: usize) -> bool {
 }
 
 async fn every_write_of_groups_fails(backend: Backend) {
-    let Some(pair) = Pair::new(backend).await else { return };
+    let Some(pair) = Pair::new(backend, CommitArbiter::Storage).await else { return };
     for fault in FAILURES {
         let run = |at| fail_a_group_at(&pair, fault, at);
         let count = at_every_step(run).await;
