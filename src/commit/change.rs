@@ -69,6 +69,13 @@ impl Fence for Batches {
     }
 }
 
+/// The longest that a change may take up its place, whatever its caller says.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+pub(super) fn deadline_in(patience: Duration) -> Instant {
+    Instant::now() + patience.min(LONGEST_PATIENCE)
+}
+
 pub(super) fn taken_over() -> Error {
     Error::ServiceUnavailable(
         "another process took this request over; try again with the same key".into(),
@@ -113,7 +120,8 @@ impl Engine {
         F: Future<Output = Changed<T>>,
         G: Fn(&Found) -> Result<T>,
     {
-        self.change_within(table, Turn::Take, PATIENCE, caller, work, found).await
+        let patience = caller.patience().unwrap_or(PATIENCE);
+        self.change_within(table, Turn::Take, patience, caller, work, found).await
     }
 
     /// As [`Self::change`], with another patience, and perhaps without keeping others waiting.
@@ -131,7 +139,7 @@ impl Engine {
         F: Future<Output = Changed<T>>,
         G: Fn(&Found) -> Result<T>,
     {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline_in(patience);
         let _place = match turn {
             Turn::Take => Some(self.lines.queue(table)?),
             Turn::Leave => None,

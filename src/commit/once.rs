@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::Engine;
+use super::{Engine, jitter};
 use crate::catalog::idempotency;
 use crate::error::{Error, Result};
 use crate::model::{Caller, Mark, StreamKey};
@@ -46,6 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const PATIENCE_FOR_LANCEDB: Duration = Duration::from_secs(240);
 /// How often a waiting retry looks.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The name space of transaction ids that are derived from keys.
 const DERIVED: Uuid = Uuid::from_u128(0x7469_6c74_7961_7264_8000_6b65_7973_0001);
 
@@ -243,6 +244,7 @@ impl Engine {
         once: &Once,
     ) -> Result<Result<Attempt, T>> {
         let deadline = tokio::time::Instant::now() + once.patience;
+        let mut pause = PAUSE;
         loop {
             let known = {
                 let mut tx = self.catalog.read().await?;
@@ -260,7 +262,8 @@ impl Engine {
                     return Ok(Err(answer));
                 }
             }
-            let taken = {
+            let is_held = known.as_ref().is_some_and(|known| known.lease_us > self.now_us());
+            let taken = !is_held && {
                 let mut tx = self.catalog.write().await?;
                 let taken = idempotency::take_key(
                     &mut tx,
@@ -284,7 +287,9 @@ impl Engine {
                     "a request with this key is still at work; try again".into(),
                 ));
             }
-            tokio::time::sleep(PAUSE).await;
+            // Many may wait for the keys of a server that was killed.
+            tokio::time::sleep(jitter(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

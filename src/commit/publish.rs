@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::change::{PATIENCE, PAUSE};
+use super::change::{PATIENCE, PAUSE, deadline_in};
 use super::group::Shared;
 use super::once::Attempt;
 use super::record::{Record, UploadsAfter};
@@ -222,7 +222,8 @@ impl Engine {
         let input = input(request, taken);
         let claimed_at = Instant::now();
         let follows = request.on_conflict == OnConflict::Follow;
-        let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE);
+        let patience = caller.patience().unwrap_or(PATIENCE);
+        let (deadline, mut pause) = (deadline_in(patience), PAUSE);
         let mut tries = 0;
         loop {
             tries += 1;

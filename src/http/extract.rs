@@ -2,9 +2,11 @@
 //! sees an invalid one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -311,11 +313,25 @@ pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T> {
     })
 }
 
+/// How long a client waits for an answer, in milliseconds; LanceDB's clients say so.
+const TIMEOUT: &str = "x-request-timeout-ms";
+
+/// # Errors
+/// `InvalidInput` for what is no positive number.
+pub fn patience(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match millis {
+        Some(millis) if millis > 0 => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(Error::invalid_input(format!("the header {TIMEOUT} must be a positive number"))),
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let caller = Self::anonymous();
+        let caller = Self::anonymous().who_waits(patience(&parts.headers)?);
         // Of a request that takes effect once.
         let (mark, key) = (parts.extensions.get::<Arc<Mark>>(), parts.extensions.get());
         Ok(match (mark, key) {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Mark, StreamKey};
 
@@ -9,6 +10,7 @@ pub struct Caller {
     name: String,
     key: Option<StreamKey>,
     mark: Option<Arc<Mark>>,
+    patience: Option<Duration>,
 }
 
 impl Caller {
@@ -24,7 +26,7 @@ impl Caller {
 
     /// A caller whose name was recorded.
     pub fn from_stored(name: impl Into<String>) -> Self {
-        Self { name: name.into(), key: None, mark: None }
+        Self { name: name.into(), key: None, mark: None, patience: None }
     }
 
     /// The same, with a request whose key is taken when its body has come.
@@ -35,6 +37,17 @@ impl Caller {
     /// The same, with a request whose key is taken.
     pub fn marked(self, mark: Arc<Mark>) -> Self {
         Self { key: None, mark: Some(mark), ..self }
+    }
+
+    /// The same, with a request for whose answer it waits so long.
+    pub fn who_waits(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How long it waits for the answer, if it says so: what others got in the way of is not made anew
+    /// after that.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// The name that is recorded with a change.

@@ -1,6 +1,6 @@
 //! Rows that change: merge-insert, update, delete.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json as Reply;
 use axum::extract::State;
@@ -12,27 +12,11 @@ use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::ArrowBody;
 use crate::http::error::ApiResult;
-use crate::http::extract::{Json, Query, TablePath};
+use crate::http::extract::{Json, Query, TablePath, patience};
 use crate::http::namespace::changes::{DeleteFromTableRequest, MergeQuery, UpdateTableRequest};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::tables::get_table_on;
 use crate::model::Caller;
-
-/// How long the client waits, in milliseconds.
-const TIMEOUT: &str = "x-request-timeout-ms";
-
-/// How long the client waits for an answer, if it says so.
-///
-/// # Errors
-/// `InvalidInput` for what is no positive number.
-pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
-    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
-    let millis = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-    match millis {
-        Some(millis) if millis > 0 => Ok(Some(Duration::from_millis(millis))),
-        _ => Err(Error::invalid_input(format!("the header {TIMEOUT} must be a positive number"))),
-    }
-}
 
 #[derive(Serialize)]
 pub(in crate::http) struct MergeInsertResponse {
@@ -75,7 +59,7 @@ pub(in crate::http) async fn merge_insert(
 ) -> ApiResult<At<Reply<MergeInsertResponse>>> {
     refuse_write_ahead(&query)?;
     let query = MergeQuery::read(query)?;
-    let timeout = timeout(&headers)?.or(query.timeout);
+    let timeout = patience(&headers)?.or(query.timeout);
     let table = get_table_on(&state, &id, query.branch.as_deref()).await?;
     let batches = body.into_batches().await?;
     let made = finish_even_if_the_client_leaves(&state.work.clone(), async move {

@@ -5,9 +5,9 @@ use axum::http::request::Parts;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use super::changes::timeout;
 use crate::error::{Error, Result};
 use crate::http::error::ApiError;
+use crate::http::extract::patience;
 use crate::lake::Batches;
 
 /// The moment at which the answer to a question is given up, if the client named one.
@@ -18,7 +18,7 @@ impl<S: Sync> FromRequestParts<S> for Deadline {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let waits = timeout(&parts.headers)?;
+        let waits = patience(&parts.headers)?;
         // A moment beyond the clock never comes.
         Ok(Self(waits.and_then(|waits| Instant::now().checked_add(waits))))
     }
