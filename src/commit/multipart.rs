@@ -32,7 +32,7 @@ pub(super) struct NewPart {
 enum Closed {
     /// It was completed before, as this version.
     Before(u64),
-    Now(CommitRequest, Attempt),
+    Now(Box<CommitRequest>, Attempt),
 }
 
 impl Engine {
@@ -216,7 +216,7 @@ impl Engine {
             claimed: None,
             uploads_after: UploadsAfter::Kept,
         };
-        Ok(Closed::Now(request, attempt))
+        Ok(Closed::Now(Box::new(request), attempt))
     }
 
     async fn finish_without_commit(&self, session: Uuid, version: u64, once: &Once) -> Result<()> {

@@ -290,13 +290,26 @@ fn data_file_path(base: &Path, name: &str) -> Result<Path> {
     Path::parse(format!("{base}/{DATA_DIR}/{name}").trim_start_matches('/')).map_err(|_| outside())
 }
 
+/// The longest name of a data file, in bytes: the longest name of a file that file systems take.
+const MAX_FILE_NAME_BYTES: usize = 255;
+
 /// # Errors
-/// `InvalidInput` for a name that would leave the table's `data/` folder.
+/// `InvalidInput` for a name that would leave the table's `data/` folder, and for one that is longer
+/// than any file's.
 pub fn check_data_file(name: &str) -> Result<()> {
     let leaves = name.starts_with('/')
         || name.chars().any(|c| c.is_control() || c == '\\')
         || name.split('/').any(|part| part.is_empty() || part == "." || part == "..");
-    if leaves { Err(outside()) } else { Ok(()) }
+    if leaves {
+        return Err(outside());
+    }
+    if name.len() > MAX_FILE_NAME_BYTES {
+        return Err(Error::invalid_input(format!(
+            "a fragment names a data file by {} bytes; no file has more than {MAX_FILE_NAME_BYTES}",
+            name.len()
+        )));
+    }
+    Ok(())
 }
 
 fn outside() -> Error {

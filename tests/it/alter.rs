@@ -449,7 +449,9 @@ both! {
         let rows = foreign::rows(&location).await;
         assert_eq!((rows.num_rows(), rows.num_columns()), (5, 5));
         assert_eq!(foreign::values(&location).await, [0, 1, 2, 3, 4]);
-        assert_eq!(server.versions("ns$t").await.len(), 8);
+        // Inserts that waited for each other share a version.
+        let versions = server.versions("ns$t").await.len();
+        assert!((5..=8).contains(&versions), "{versions}");
     }
 }
 

@@ -255,7 +255,8 @@ both! {
             let holder = crate::support::upkeep::literal(server.database(), Uuid::now_v7());
             let text = format!(
                 "INSERT INTO idempotency_keys (key_hash, body_hash, response, holder, lease_us, \
-                 expires_at_us) VALUES ('{key}', 'x', {response}, {holder}, 5, {expires})"
+                 expires_at_us, taken_at_us) \
+                 VALUES ('{key}', 'x', {response}, {holder}, 5, {expires}, 5)"
             );
             sql(server.database(), &text).await;
         }

@@ -273,3 +273,22 @@ fn bent_bytes_of_commits_land_whole_or_not_at_all() {
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
+
+/// What a file system would stumble over.
+#[test]
+fn a_name_of_a_file_that_is_too_long_is_refused() {
+    let runtime = runtime();
+    let mut bench = runtime.block_on(Bench::new());
+    for length in [256, 5_000, 200_000] {
+        for number in [0, 2, 3] {
+            let mut body = bench.bodies[number].clone();
+            let last = body["fragments"][0]["files"].as_array().expect("files").len() - 1;
+            body["fragments"][0]["files"][last]["path"] = json!("x".repeat(length));
+            runtime.block_on(async {
+                let reply = bench.send(body.to_string().into_bytes()).await;
+                assert_eq!(reply.status, 400, "{length} in body {number}: {}", reply.text());
+                bench.check(&reply).await;
+            });
+        }
+    }
+}
