@@ -65,7 +65,7 @@ def two_uploads_at_the_same_time():
         list(pool.map(upload, [1000, 2000, 3000, 4000]))
     expected = [0, 1, 2] + [id for start in (1000, 2000, 3000, 4000) for id in range(start, start + 500)]
     assert ids(table) == expected
-    assert table.version == 5, "one version each"
+    assert 2 <= table.version <= 5, "those that waited for each other share a version"
 
 
 @flow
