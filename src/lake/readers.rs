@@ -7,6 +7,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use futures::FutureExt;
 use tokio::runtime::{Builder, Runtime};
@@ -97,11 +98,19 @@ fn stopped() -> Error {
 }
 
 impl Drop for Pool {
-    /// The default would wait for the threads, which a thread of another runtime must not.
+    /// The default would wait for the threads, which a thread of another runtime must not. To let
+    /// them run on unwatched is no better: a process that ends under them may crash in its exit.
+    /// So a thread of its own waits for them.
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        let Some(runtime) = self.0.take() else { return };
+        let (hand_over, taken) = mpsc::channel::<Runtime>();
+        let waiting = std::thread::Builder::new().name("tiltyard-end".into());
+        let waiting = waiting.spawn(move || drop(taken.recv()));
+        if let Err(unsent) = hand_over.send(runtime) {
+            // The system gave no thread, and took the receiver with it.
+            unsent.0.shutdown_background();
         }
+        drop(waiting);
     }
 }
 
