@@ -83,8 +83,11 @@ async fn connect(url: &str) -> Result<Pools> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(ACQUIRE_TIMEOUT)
         .foreign_keys(true);
-    let pool =
-        |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = |size| {
+        // There is no server that could have gone away since.
+        let options = SqlitePoolOptions::new().max_connections(size).test_before_acquire(false);
+        options.acquire_timeout(ACQUIRE_TIMEOUT)
+    };
     let writer =
         pool(1).connect_with(options.clone()).await.map_err(|error| unreachable(&error))?;
     let readers = pool(8).connect_with(options).await.map_err(|error| unreachable(&error))?;

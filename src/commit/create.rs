@@ -8,13 +8,17 @@ use uuid::Uuid;
 
 use super::received::{Known, drain};
 use super::uploads::For;
-use super::{CommitRequest, Engine, NewLocation, OnConflict, Once, UploadsAfter};
+use super::{
+    Brought, CommitRequest, Engine, NewLocation, OnConflict, Once, UploadsAfter, location_of,
+};
 use crate::catalog::{idempotency, namespaces, removals, tables, versions, views};
 use crate::error::{Conflict, Error, Result};
-use crate::lake::{Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions};
+use crate::lake::{
+    Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions, data_files,
+};
 use crate::model::{
     Branch, Caller, InsertMode, Origin, Properties, Staged, Table, TableId, TableState,
-    TableVersion, View,
+    TableVersion, Upload, View,
 };
 
 /// What making a table does when the name is taken by a table with data.
@@ -481,8 +485,10 @@ impl Engine {
             (drain(batches).await?, None)
         } else {
             let staged = self.upload_rows(table, mode, batches, &options, whom, caller).await?;
-            (staged.upload.staged.num_rows, Some(staged.upload))
+            (staged.upload.staged.num_rows, Some(staged))
         };
+        let (upload, is_noted) =
+            upload.map_or((None, true), |one| (Some(one.upload), one.is_noted));
         let request = CommitRequest {
             change,
             read_version: upload.as_ref().map_or(0, |upload| upload.read_version),
@@ -493,7 +499,10 @@ impl Engine {
             on_conflict,
             properties: Properties::new(),
             coalesce: true,
-            claimed: upload.clone().filter(|_| !is_keyed),
+            brought: upload
+                .clone()
+                .filter(|_| !is_keyed)
+                .map(|upload| Brought { upload, is_noted }),
             uploads_after: UploadsAfter::Forgotten,
         };
         let committed =
@@ -507,13 +516,28 @@ impl Engine {
             Err(error) => {
                 if let Some(upload) = &upload
                     && error.is_certainly_not_committed()
-                    && let Err(failure) = self.abort_upload(table, upload.key, caller).await
+                    && let Err(failure) = self.take_back_rows(table, upload, is_noted, caller).await
                 {
                     tracing::warn!(upload.id = %upload.key, error = %failure, "could not abort yet");
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Removes rows that a commit brought along, and that certainly were not committed.
+    async fn take_back_rows(
+        &self,
+        table: &Table,
+        upload: &Upload,
+        is_noted: bool,
+        caller: &Caller,
+    ) -> Result<()> {
+        if is_noted {
+            return self.abort_upload(table, upload.key, caller).await;
+        }
+        let files = data_files(&upload.staged.fragments);
+        self.lake.remove_files(&location_of(table), &files).await
     }
 }
 

@@ -359,7 +359,7 @@ impl Engine {
         let finished = group.iter().map(|one| Finished {
             outcome: CommitOutcome::of(&one.request, number, num_rows, one.transaction_id),
             session: one.request.session,
-            uploads: one.request.uploads_after,
+            uploads: one.taken.iter().any(Taken::is_claimed).then_some(one.request.uploads_after),
             once: one.once.clone(),
             caller: one.caller.clone(),
         });

@@ -75,7 +75,7 @@ pub use managed::{VersionRange, Versioning};
 pub use many::{CommittedTable, TableCommit, TablesCommitted};
 pub use namespaces::{Behavior, IfExists, IfMissing};
 pub use once::Once;
-pub use publish::{CommitOutcome, CommitRequest, OnConflict};
+pub use publish::{Brought, CommitOutcome, CommitRequest, OnConflict};
 pub use record::UploadsAfter;
 pub use sweep::{Cursor, Sweeping, Swept};
 pub use tables::{NewLocation, RegisterMode};

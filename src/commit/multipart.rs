@@ -213,7 +213,7 @@ impl Engine {
             on_conflict: OnConflict::Follow,
             properties: Properties::new(),
             coalesce: true,
-            claimed: None,
+            brought: None,
             uploads_after: UploadsAfter::Kept,
         };
         Ok(Closed::Now(Box::new(request), attempt))

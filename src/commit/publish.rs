@@ -49,10 +49,25 @@ pub struct CommitRequest {
     pub properties: Properties,
     /// Whether an append may share its version with others that wait.
     pub coalesce: bool,
-    /// An upload that was claimed for this commit when it was staged.
-    pub claimed: Option<Upload>,
+    /// Rows that came with the request.
+    pub brought: Option<Brought>,
     /// What becomes of the rows of the uploads.
     pub uploads_after: UploadsAfter,
+}
+
+/// An upload of rows that are committed at once.
+#[derive(Debug, Clone)]
+pub struct Brought {
+    pub upload: Upload,
+    /// Whether the catalog knows of it. If so, it was claimed for the commit when it was staged.
+    pub is_noted: bool,
+}
+
+impl CommitRequest {
+    /// Whether the catalog may say of an upload that this commit has it.
+    pub(super) fn may_have_claims(&self) -> bool {
+        self.brought.as_ref().is_none_or(|brought| brought.is_noted)
+    }
 }
 
 /// A commit that landed.
@@ -73,12 +88,21 @@ pub(super) struct Taken {
     pub(super) by: NamedBy,
 }
 
+impl Taken {
+    /// Whether the catalog says that this commit has it.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.by != NamedBy::Nobody
+    }
+}
+
 /// How a commit names an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NamedBy {
     Id,
     /// By the JSON of fragments that the upload wrote.
     Fragments,
+    /// The rows came with the commit, and the catalog knows nothing of them.
+    Nobody,
 }
 
 /// How long a commit may have its uploads before it is taken to be dead, in microseconds; twice
@@ -162,8 +186,11 @@ impl Engine {
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<CommitOutcome> {
-        let mut taken = match &request.claimed {
-            Some(upload) => vec![Taken { upload: upload.clone(), by: NamedBy::Id }],
+        let mut taken = match &request.brought {
+            Some(Brought { upload, is_noted }) => {
+                let by = if *is_noted { NamedBy::Id } else { NamedBy::Nobody };
+                vec![Taken { upload: upload.clone(), by }]
+            }
             None => self.take_uploads(table, request, transaction_id).await?,
         };
         if request.may_share() {
@@ -443,14 +470,15 @@ impl Engine {
 
     /// Makes sure, just before the put, that no sweep and no other commit took the uploads.
     pub(super) async fn renew_claim(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
-        if taken.is_empty() {
+        let claimed = taken.iter().filter(|one| one.is_claimed()).count();
+        if claimed == 0 {
             return Ok(());
         }
         let mut tx = self.catalog.write().await?;
         let claim = transaction_id.to_string();
         let held = uploads::renew_claim(&mut tx, &claim, self.now_us()).await?;
         tx.commit().await?;
-        if held == taken.len() as u64 {
+        if held == claimed as u64 {
             return Ok(());
         }
         Err(Error::conflict(Conflict {
@@ -537,9 +565,10 @@ fn committed_already(upload: &Upload) -> Error {
 
 /// What a commit adds to a table.
 pub(super) fn input(request: &CommitRequest, taken: &[Taken]) -> Input {
-    let by_id = taken.iter().filter(|one| one.by == NamedBy::Id);
+    // What is named by its fragments is among the request's.
+    let further = taken.iter().filter(|one| one.by != NamedBy::Fragments);
     Input {
-        staged: by_id.map(|one| one.upload.staged.clone()).collect(),
+        staged: further.map(|one| one.upload.staged.clone()).collect(),
         fragments: request.fragments.clone(),
         schema: request.schema.clone(),
     }

@@ -6,7 +6,7 @@ use super::multipart::KEPT_US;
 use super::{CommitOutcome, CommitRequest, Engine, Once};
 use crate::catalog::{Tx, idempotency, multipart, tables, transactions, uploads, versions};
 use crate::error::Result;
-use crate::model::{Caller, Table, TableVersion, UploadState};
+use crate::model::{Caller, Table, TableState, TableVersion, UploadState};
 
 /// What becomes of the rows of uploads that were committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub(super) struct Finished {
     pub(super) outcome: CommitOutcome,
     /// The multipart write that it completes.
     pub(super) session: Option<uuid::Uuid>,
-    pub(super) uploads: UploadsAfter,
+    /// `None` when it is known to have none.
+    pub(super) uploads: Option<UploadsAfter>,
     pub(super) once: Option<Once>,
     pub(super) caller: Caller,
 }
@@ -47,7 +48,7 @@ impl Record {
         let finished = Finished {
             outcome: outcome.clone(),
             session: request.session,
-            uploads: request.uploads_after,
+            uploads: request.may_have_claims().then_some(request.uploads_after),
             once: once.cloned(),
             caller: caller.clone(),
         };
@@ -82,16 +83,21 @@ impl Engine {
             }
         }
         versions::insert_version(tx, table, version).await?;
-        if let Some(first) = finished.first() {
+        if let Some(first) = finished.first()
+            && (table.state == TableState::Declared || version.manifest.version == 1)
+        {
             tables::mark_created(tx, table.key, &first.caller, self.now_us()).await?;
         }
         for one in finished {
             let transaction_id = &one.outcome.transaction_id;
             match one.uploads {
-                UploadsAfter::Kept => {
+                None => {}
+                Some(UploadsAfter::Kept) => {
                     uploads::end_claim(tx, transaction_id, UploadState::Committed).await?;
                 }
-                UploadsAfter::Forgotten => uploads::delete_claimed(tx, transaction_id).await?,
+                Some(UploadsAfter::Forgotten) => {
+                    uploads::delete_claimed(tx, transaction_id).await?;
+                }
             }
             if version.transaction_id.as_ref() != Some(transaction_id) {
                 let caller = one.caller.name();

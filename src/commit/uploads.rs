@@ -1,5 +1,6 @@
 //! Uploads: rows and columns that are written now and committed later.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -20,6 +21,8 @@ use crate::model::{Caller, Page, Staged, Table, Upload, UploadKind, UploadState}
 /// An upload that stands in storage and can be committed.
 pub struct StagedUpload {
     pub upload: Upload,
+    /// Whether the catalog knows of it. What one commit brings along in one file needs no note.
+    pub is_noted: bool,
     /// For rows the schema of the rows, for columns that of the table after the merge.
     pub schema: SchemaRef,
 }
@@ -62,7 +65,7 @@ impl Kept {
             created_at_us: self.created_at_us,
             expires_at_us: self.expires_at_us,
         };
-        Ok(StagedUpload { upload, schema })
+        Ok(StagedUpload { upload, is_noted: true, schema })
     }
 }
 
@@ -149,18 +152,24 @@ impl Engine {
         }
         let read_version = base.as_ref().map_or(0, Snapshot::version);
         let kind = UploadKind::Fragments;
-        let mut upload = self.begin_upload(table, kind, &whom, read_version, caller).await?;
-        let log = Arc::new(Noted::of(self.catalog.clone(), upload.key));
+        let mut upload = self.new_upload(table, kind, &whom, read_version, caller);
+        if let Some(part) = whom.part() {
+            self.begin_part(table, part, &mut upload).await?;
+        }
+        let log = Arc::new(Noted::of(self.catalog.clone(), &upload));
+        let noted = log.clone();
         let written = self.lake.write(&location, base.as_ref(), mode, batches, options, log).await;
         let written = written.map(|staged| (data_files(&staged.fragments), staged));
-        upload.staged = self.settle(table, &upload, &whom, written).await?;
+        let is_noted = noted.is_begun();
+        upload.staged = self.settle(table, &upload, is_noted, &whom, written).await?;
         upload.state = whom.state();
+        let is_noted = is_noted || whom.needs_note();
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(
             table.id = %table.id, %caller, upload.id = %upload.key,
             num_rows = upload.staged.num_rows, "uploaded fragments"
         );
-        Ok(StagedUpload { upload, schema })
+        Ok(StagedUpload { upload, is_noted, schema })
     }
 
     /// Writes new columns for one fragment. On an error nothing is left behind.
@@ -181,16 +190,15 @@ impl Engine {
             Err(kept) => return kept.into_upload(table, UploadKind::Columns),
         };
         let base = self.open(table, read_version).await?;
-        let mut upload = self
-            .begin_upload(table, UploadKind::Columns, &For::Anyone, base.version(), caller)
-            .await?;
+        let (kind, whom) = (UploadKind::Columns, For::Anyone);
+        let mut upload = self.new_upload(table, kind, &whom, base.version(), caller);
         let written = base.write_columns(fragment, batches).await;
         let written = written.map(|staged| (base.added_files(&staged), staged));
-        upload.staged = self.settle(table, &upload, &For::Anyone, written).await?;
+        upload.staged = self.settle(table, &upload, false, &whom, written).await?;
         upload.state = UploadState::Staged;
         let schema = schema_from_stored(&upload.staged.schema)?;
         tracing::info!(table.id = %table.id, %caller, upload.id = %upload.key, "uploaded columns");
-        self.keep_upload(table, StagedUpload { upload, schema }, caller).await
+        self.keep_upload(table, StagedUpload { upload, is_noted: true, schema }, caller).await
     }
 
     /// A page of a table's uploads that are not committed, and the token of the next.
@@ -293,15 +301,15 @@ impl Engine {
         tx.commit().await
     }
 
-    async fn begin_upload(
+    fn new_upload(
         &self,
         table: &Table,
         kind: UploadKind,
         whom: &For,
         read_version: u64,
         caller: &Caller,
-    ) -> Result<Upload> {
-        let mut upload = Upload {
+    ) -> Upload {
+        Upload {
             key: Uuid::now_v7(),
             table_key: table.key,
             branch: table.branch.clone(),
@@ -313,23 +321,17 @@ impl Engine {
             created_by: caller.name().to_owned(),
             created_at_us: self.now_us(),
             expires_at_us: self.after_us(self.upload_ttl),
-        };
-        if let Some(part) = whom.part() {
-            let mut tx = self.catalog.write().await?;
-            let session = self.check_takes(&mut tx, table, part).await?;
-            // It must not be gone before the others.
-            upload.expires_at_us = upload.expires_at_us.max(session.expires_at_us);
-            uploads::insert_upload(&mut tx, &upload).await?;
-            tx.commit().await?;
-            return Ok(upload);
         }
-        let begun = upload.clone();
-        let insert = self.catalog.write_with_others(move |tx| {
-            let upload = begun.clone();
-            Box::pin(async move { uploads::insert_upload(tx, &upload).await })
-        });
-        insert.await?;
-        Ok(upload)
+    }
+
+    /// Notes an upload that is a part, before its body is read.
+    async fn begin_part(&self, table: &Table, part: &NewPart, upload: &mut Upload) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        let session = self.check_takes(&mut tx, table, part).await?;
+        // It must not be gone before the others.
+        upload.expires_at_us = upload.expires_at_us.max(session.expires_at_us);
+        uploads::insert_upload(&mut tx, upload).await?;
+        tx.commit().await
     }
 
     /// Notes that an upload stands, with all of its files, or removes what there is of it.
@@ -337,12 +339,14 @@ impl Engine {
         &self,
         table: &Table,
         upload: &Upload,
+        is_noted: bool,
         whom: &For,
         written: Result<(Vec<String>, Staged)>,
     ) -> Result<Staged> {
         let (files, outcome) = match written {
+            Ok((_, staged)) if !is_noted && !whom.needs_note() => return Ok(staged),
             Ok((files, staged)) => {
-                let outcome = self.stage(table, upload, whom, &files, &staged).await;
+                let outcome = self.stage(table, upload, is_noted, whom, &files, &staged).await;
                 (files, outcome.map(|()| staged))
             }
             Err(error) => (Vec::new(), Err(error)),
@@ -352,7 +356,10 @@ impl Engine {
         {
             let removed = async {
                 self.lake.remove_files(&location_of(table), &files).await?;
-                self.remove_upload(table, upload.key).await
+                match is_noted {
+                    true => self.remove_upload(table, upload.key).await,
+                    false => Ok(()),
+                }
             };
             if let Err(failure) = removed.await {
                 tracing::warn!(upload.id = %upload.key, error = %failure, "could not remove an upload yet");
@@ -365,6 +372,7 @@ impl Engine {
         &self,
         table: &Table,
         upload: &Upload,
+        is_noted: bool,
         whom: &For,
         files: &[String],
         staged: &Staged,
@@ -375,6 +383,9 @@ impl Engine {
             let (engine, staging, what) = (engine.clone(), staging.clone(), what.clone());
             Box::pin(async move {
                 let ((table, upload), (whom, files, staged)) = (&*staging, &*what);
+                if !is_noted {
+                    uploads::insert_upload(tx, upload).await?;
+                }
                 engine.write_stage(tx, table, upload, whom, files, staged).await
             })
         });
@@ -431,6 +442,11 @@ impl For {
         }
     }
 
+    /// Whether somebody has to find it in the catalog once it stands.
+    fn needs_note(&self) -> bool {
+        !matches!(self, Self::Commit(_))
+    }
+
     /// The state of an upload that stands.
     fn state(&self) -> UploadState {
         match self {
@@ -440,24 +456,31 @@ impl For {
     }
 }
 
-/// Notes the files of an upload in the catalog, each when the next one comes: the last is noted with
-/// all the others once the upload stands. So what a crash can leave unknown is one file, which a look
-/// for files that nobody refers to finds.
+/// Notes an upload and its files in the catalog, each file when the next one comes: the last is noted
+/// with all the others once the upload stands, and one that is the only one needs no note before. So
+/// what a crash can leave unknown is one file, which a look for files that nobody refers to finds.
 struct Noted {
     catalog: Catalog,
-    upload: Uuid,
+    upload: Upload,
     last: Mutex<Option<String>>,
+    is_begun: AtomicBool,
 }
 
 impl Noted {
-    fn of(catalog: Catalog, upload: Uuid) -> Self {
-        Self { catalog, upload, last: Mutex::default() }
+    fn of(catalog: Catalog, upload: &Upload) -> Self {
+        let is_begun = AtomicBool::new(upload.part.is_some());
+        Self { catalog, upload: upload.clone(), last: Mutex::default(), is_begun }
+    }
+
+    /// Whether the catalog knows of the upload.
+    fn is_begun(&self) -> bool {
+        self.is_begun.load(Ordering::Acquire)
     }
 }
 
 impl std::fmt::Debug for Noted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Noted({})", self.upload)
+        write!(f, "Noted({})", self.upload.key)
     }
 }
 
@@ -470,7 +493,12 @@ impl FileLog for Noted {
         };
         let Some(before) = before else { return Ok(()) };
         let mut tx = self.catalog.write().await?;
-        uploads::insert_upload_file(&mut tx, self.upload, &before).await?;
-        tx.commit().await
+        if !self.is_begun() {
+            uploads::insert_upload(&mut tx, &self.upload).await?;
+        }
+        uploads::insert_upload_file(&mut tx, self.upload.key, &before).await?;
+        tx.commit().await?;
+        self.is_begun.store(true, Ordering::Release);
+        Ok(())
     }
 }

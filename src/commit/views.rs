@@ -179,7 +179,7 @@ impl Engine {
                 on_conflict: OnConflict::Rebase,
                 properties: Properties::from([(SOURCE_VERSION.into(), source_version.to_string())]),
                 coalesce: false,
-                claimed: None,
+                brought: None,
                 uploads_after: UploadsAfter::Kept,
             };
             match self.commit_table(table, request, None, caller).await {

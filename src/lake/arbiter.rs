@@ -23,6 +23,7 @@ use lance_table::io::commit::{
 use object_store::path::Path;
 use object_store::{ObjectStore as Storage, ObjectStoreExt};
 
+use super::guard::handler_around_inner;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
 use crate::model::{ClaimState, ManifestClaim, ManifestEntry};
@@ -238,8 +239,7 @@ impl Arbitrated {
     }
 }
 
-#[async_trait]
-impl CommitHandler for Arbitrated {
+handler_around_inner!(Arbitrated {
     /// The arbiter knows at once what it was told, unless it was not heard whether it was told.
     fn is_version_not_found_definitive(&self) -> bool {
         !self.own.unsure.load(Ordering::Acquire)
@@ -247,42 +247,6 @@ impl CommitHandler for Arbitrated {
 
     fn propagate_commit_error_after_success(&self) -> bool {
         false
-    }
-
-    async fn resolve_latest_location(
-        &self,
-        base_path: &Path,
-        object_store: &ObjectStore,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_latest_location(base_path, object_store).await
-    }
-
-    async fn resolve_version_location(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn Storage,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_version_location(base_path, version, object_store).await
-    }
-
-    async fn version_exists(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn Storage,
-        naming_scheme: ManifestNamingScheme,
-    ) -> lance::Result<bool> {
-        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
-    }
-
-    fn list_manifest_locations<'a>(
-        &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        sorted_descending: bool,
-    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
     }
 
     fn list_manifest_locations_since<'a>(
@@ -324,7 +288,7 @@ impl CommitHandler for Arbitrated {
     async fn delete(&self, base_path: &Path) -> lance::Result<()> {
         self.inner.delete(base_path).await
     }
-}
+});
 
 impl Lake {
     /// The same, of tables whose versions an arbiter decides.
@@ -399,7 +363,7 @@ impl Lake {
                 tracing::info!(%location, version, "brought a version to its final name");
                 Ok(())
             }
-            Err(error) if is_absent(&error) => Err(Error::InvalidTableState(format!(
+            Err(error) if failure::is_absent(&error) => Err(Error::InvalidTableState(format!(
                 "version {version} was begun, and its manifest is gone from storage"
             ))),
             Err(error) => Err(failure::from_lance(error, location)),
@@ -463,8 +427,4 @@ fn unclaimed(version: u64) -> Error {
          decides the versions here: writers that go past it are not supported. It was neither \
          adopted nor overwritten; move its manifest away, or register the table again"
     ))
-}
-
-fn is_absent(error: &lance::Error) -> bool {
-    matches!(error, lance::Error::NotFound { .. }) || failure::is_not_found(error)
 }

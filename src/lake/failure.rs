@@ -190,6 +190,12 @@ fn schema_error(message: String) -> Error {
     }
 }
 
+/// Whether what was to be read is not there.
+pub(super) fn is_absent(error: &lance::Error) -> bool {
+    matches!(error, lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. })
+        || is_not_found(error)
+}
+
 /// Whether storage says that there is nothing at the path.
 pub(super) fn is_not_found(error: &lance::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);

@@ -16,10 +16,58 @@ use lance_table::io::commit::{
 use object_store::path::Path;
 
 use super::append::there_already;
+use super::direct;
 use super::publish::manifest_entry;
 use super::stage::Stage;
 use crate::error::{Conflict, Error, Result};
 use crate::model::{ManifestEntry, Mark};
+
+/// A commit handler around another, which is asked for all that is not said otherwise.
+macro_rules! handler_around_inner {
+    ($handler:ty { $($own:tt)* }) => {
+        #[async_trait]
+        impl CommitHandler for $handler {
+            async fn resolve_latest_location(
+                &self,
+                base_path: &Path,
+                object_store: &ObjectStore,
+            ) -> lance::Result<ManifestLocation> {
+                self.inner.resolve_latest_location(base_path, object_store).await
+            }
+
+            async fn resolve_version_location(
+                &self,
+                base_path: &Path,
+                version: u64,
+                object_store: &dyn object_store::ObjectStore,
+            ) -> lance::Result<ManifestLocation> {
+                self.inner.resolve_version_location(base_path, version, object_store).await
+            }
+
+            async fn version_exists(
+                &self,
+                base_path: &Path,
+                version: u64,
+                object_store: &dyn object_store::ObjectStore,
+                naming_scheme: ManifestNamingScheme,
+            ) -> lance::Result<bool> {
+                self.inner.version_exists(base_path, version, object_store, naming_scheme).await
+            }
+
+            fn list_manifest_locations<'a>(
+                &self,
+                base_path: &Path,
+                object_store: &'a ObjectStore,
+                sorted_descending: bool,
+            ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+                self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
+            }
+
+            $($own)*
+        }
+    };
+}
+pub(super) use handler_around_inner;
 
 /// A version that a change put.
 #[derive(Debug, Clone)]
@@ -152,8 +200,7 @@ impl Guard {
     }
 }
 
-#[async_trait]
-impl CommitHandler for Guard {
+handler_around_inner!(Guard {
     fn is_version_not_found_definitive(&self) -> bool {
         self.inner.is_version_not_found_definitive()
     }
@@ -162,48 +209,15 @@ impl CommitHandler for Guard {
         self.inner.propagate_commit_error_after_success()
     }
 
-    async fn resolve_latest_location(
-        &self,
-        base_path: &Path,
-        object_store: &ObjectStore,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_latest_location(base_path, object_store).await
-    }
-
-    async fn resolve_version_location(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn object_store::ObjectStore,
-    ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_version_location(base_path, version, object_store).await
-    }
-
-    async fn version_exists(
-        &self,
-        base_path: &Path,
-        version: u64,
-        object_store: &dyn object_store::ObjectStore,
-        naming_scheme: ManifestNamingScheme,
-    ) -> lance::Result<bool> {
-        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
-    }
-
-    fn list_manifest_locations<'a>(
-        &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        sorted_descending: bool,
-    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
-    }
-
     fn list_manifest_locations_since<'a>(
         &self,
         base_path: &Path,
         object_store: &'a ObjectStore,
         since_version: u64,
     ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        if let Some(nothing) = direct::nothing_newer(object_store) {
+            return nothing;
+        }
         self.inner.list_manifest_locations_since(base_path, object_store, since_version)
     }
 
@@ -275,4 +289,4 @@ impl CommitHandler for Guard {
         });
         Ok(location)
     }
-}
+});

@@ -20,6 +20,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::guard::Guard;
+use super::probe::TRANSACTIONS_DIR;
 use super::{Snapshot, failure};
 use crate::error::{Error, Result};
 use crate::model::Attempt;
@@ -29,8 +30,6 @@ use crate::model::Attempt;
 pub const MARK: &str = "tiltyard.request";
 /// The property that holds what such a request is answered, where the version does not tell.
 pub(super) const COUNTS: &str = "tiltyard.counts";
-/// Lance's folder of transactions that do not stand in the manifest.
-const TRANSACTIONS_DIR: &str = "_transactions";
 /// How often it is looked which version stands after storage did not say.
 const LOOKS: u32 = 3;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -90,7 +89,7 @@ impl Snapshot {
         let made = match self.dataset.read_version_transaction(version).await {
             Ok(made) => made,
             // It was cleaned up, or its transaction was.
-            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) if failure::is_absent(&error) => return Ok(None),
             Err(error) => return Err(Error::internal("reading a transaction", error)),
         };
         let Some(transaction) = made.transaction else { return Ok(None) };
@@ -248,13 +247,8 @@ impl Guard {
     }
 
     fn is_nothing(&self, error: &lance::Error) -> bool {
-        is_missing(error) && self.inner.is_version_not_found_definitive()
+        failure::is_absent(error) && self.inner.is_version_not_found_definitive()
     }
-}
-
-fn is_missing(error: &lance::Error) -> bool {
-    matches!(error, lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. })
-        || failure::is_not_found(error)
 }
 
 fn twin() -> Error {

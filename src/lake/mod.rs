@@ -11,6 +11,7 @@ mod blobs;
 mod change;
 mod clone;
 mod columns;
+mod direct;
 mod each_query;
 mod expression;
 mod failure;

@@ -13,6 +13,8 @@ use crate::model::{Branch, ManifestEntry, NamingScheme};
 
 /// The folder of a table that holds its manifests.
 pub(super) const VERSIONS_DIR: &str = "_versions";
+/// The folder of a table that holds its transactions.
+pub(super) const TRANSACTIONS_DIR: &str = "_transactions";
 /// Lance marks versions outside the main history with the highest bit.
 const DETACHED_BIT: u64 = 1 << 63;
 

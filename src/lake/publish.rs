@@ -25,6 +25,9 @@ use crate::model::{ManifestEntry, Staged};
 
 /// How long putting a version may take, retries included, before its outcome counts as unknown.
 pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
+/// How many versions pass between two version hints, which Lance would write with each. Whoever reads
+/// a hint looks for later versions from there on.
+const HINTED: u64 = 8;
 
 /// What a commit does. `staged` are uploads of ours, which were checked when they were written;
 /// `fragments` is Lance's JSON from a caller, which is checked here.
@@ -293,17 +296,22 @@ impl Lake {
             .uuid(rules.transaction_id.to_string())
             .transaction_properties((!properties.is_empty()).then(|| Arc::new(properties)))
             .build();
-        let destination = match base {
-            Some(base) => WriteDestination::Dataset(base.dataset.clone()),
-            None => WriteDestination::Uri(location.as_str()),
+        // A first version must not land on top of somebody else's first version either.
+        let strict = rules.strict || base.is_none();
+        let direct = match base {
+            Some(base) if strict && base.version() == rules.read_version => base.direct().await?,
+            _ => None,
+        };
+        let destination = match (&direct, base) {
+            (Some(direct), _) => WriteDestination::Dataset(direct.dataset.clone()),
+            (None, Some(base)) => WriteDestination::Dataset(base.dataset.clone()),
+            (None, None) => WriteDestination::Uri(location.as_str()),
         };
         let mut builder = CommitBuilder::new(destination)
             .with_session(self.session())
             .with_store_params(self.params.clone())
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));
-        // A first version must not land on top of somebody else's first version either.
-        let strict = rules.strict || base.is_none();
         let guard = Guard {
             expected: strict.then_some(rules.read_version + 1),
             new_files: prepared.new_files,
@@ -326,12 +334,14 @@ impl Lake {
             Err(error) => return Err(failure::from_lance(error, location)),
         };
         let num_rows = landed.fragments().iter().filter_map(Fragment::num_rows).sum::<usize>();
-        Ok(Published {
-            num_rows: num_rows as u64,
-            manifest: manifest_entry(landed.manifest(), landed.manifest_location()),
-            // Lance took over everything but the version from the base, its way to commit too.
-            snapshot: base.map(|base| base.at(landed)),
-        })
+        let manifest = manifest_entry(landed.manifest(), landed.manifest_location());
+        if direct.is_some() && manifest.version % HINTED == 0 {
+            self.write_hint(location, manifest.version).await;
+        }
+        let landed = direct.map_or(landed.clone(), |direct| direct.landed(&landed));
+        // Lance took over everything but the version from the base, its way to commit too.
+        let snapshot = base.map(|base| base.at(landed));
+        Ok(Published { num_rows: num_rows as u64, manifest, snapshot })
     }
 }
 

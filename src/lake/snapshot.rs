@@ -10,7 +10,7 @@ use lance_table::format::Fragment;
 use lance_table::io::commit::CommitHandler;
 
 use super::append::is_of;
-use super::guard::Fence;
+use super::guard::{Fence, Guard};
 use super::readers::Readers;
 use super::{Lake, Location, failure};
 use crate::error::{Error, Result};
@@ -40,8 +40,8 @@ impl Lake {
     /// Opens one version. The caller has found it in storage first: see
     /// [`Lake::versions_after`].
     pub async fn snapshot(&self, location: &Location, version: u64) -> Result<Snapshot> {
-        let handler = self.commit_handler(location).await?;
-        let dataset = self.open_with(location, version, handler).await?;
+        let handler = Guard::new(self.commit_handler(location).await?);
+        let dataset = self.open_with(location, version, Arc::new(handler)).await?;
         // Lance opens the newest when the one that was asked for is not there.
         if dataset.version_id() != version {
             return Err(Error::internal("opening a version", format!("{version} is not there")));

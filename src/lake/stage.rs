@@ -17,14 +17,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::guard::Guard;
+use super::probe::TRANSACTIONS_DIR;
 use super::publish::PUBLISH_TIMEOUT;
 use super::staged::{staged_path, to_lance};
 use super::{Lake, Location, Prepared, Rules, Snapshot, StagedManifest, failure};
 use crate::error::{Error, Result};
 use crate::model::{NamingScheme, Properties};
 
-/// Lance's folder of the transactions of a table.
-const TRANSACTIONS_DIR: &str = "_transactions";
 /// What a session remembers that serves one version and is then forgotten.
 const CACHE_BYTES: usize = 4 << 20;
 

@@ -4,11 +4,12 @@
 //! have the size and the rows that are claimed, and hold the columns that the schema says.
 
 use std::collections::HashSet;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use lance::datatypes::{Field, Schema};
-use lance_file::reader::FileReader;
+use lance_file::reader::{CachedFileMetadata, FileReader};
 use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_io::utils::CachedFileSize;
@@ -110,6 +111,28 @@ fn failure_of(failure: Failure, location: &Location) -> Error {
     }
 }
 
+/// What stands at the end of a data file of `size` bytes; the error within says that nothing whole
+/// does.
+async fn read_footer(
+    scheduler: &Arc<ScanScheduler>,
+    path: &Path,
+    size: u64,
+) -> lance::Result<lance::Result<CachedFileMetadata>> {
+    let opened = scheduler.open_file(path, &CachedFileSize::new(size)).await?;
+    Ok(FileReader::read_all_metadata(&opened).await)
+}
+
+/// How many bytes a data file has.
+async fn size_of(store: &ObjectStore, path: &Path, name: &str) -> Result<u64> {
+    match store.inner.head(path).await {
+        Ok(meta) => Ok(meta.size),
+        Err(object_store::Error::NotFound { .. }) => {
+            Err(Error::invalid_input(format!("the data file '{name}' does not exist")))
+        }
+        Err(error) => Err(Error::internal("looking at a data file", error)),
+    }
+}
+
 async fn check_file(
     store: &Arc<ObjectStore>,
     scheduler: &Arc<ScanScheduler>,
@@ -123,30 +146,29 @@ async fn check_file(
         return Err(wrong("a fragment names a data file outside its table's data folder".into()));
     }
     let path = data_file_path(base, name).map_err(Failure::Own)?;
-    let meta = match store.inner.head(&path).await {
-        Ok(meta) => meta,
-        Err(object_store::Error::NotFound { .. }) => {
-            return Err(wrong(format!("the data file '{name}' does not exist")));
-        }
-        Err(error) => {
-            return Err(Failure::Own(Error::internal("looking at a data file", error)));
+    // With the size that the fragment says the end of the file is found at once. Where there is no
+    // such end, the file itself says why.
+    let claimed = file.file_size_bytes.get().map(NonZero::get);
+    let footer = match claimed {
+        Some(size) => read_footer(scheduler, &path, size).await.ok().and_then(Result::ok),
+        None => None,
+    };
+    let footer = match footer {
+        Some(footer) => footer,
+        None => {
+            let size = size_of(store, &path, name).await.map_err(Failure::Own)?;
+            if let Some(claimed) = claimed.filter(|claimed| *claimed != size) {
+                return Err(wrong(format!(
+                    "the data file '{name}' has {size} bytes, not the {claimed} that the fragment \
+                     says"
+                )));
+            }
+            read_footer(scheduler, &path, size)
+                .await
+                .map_err(Failure::Lance)?
+                .map_err(|_| wrong(format!("the data file '{name}' is not a whole Lance file")))?
         }
     };
-    if let Some(claimed) = file.file_size_bytes.get()
-        && claimed.get() != meta.size
-    {
-        return Err(wrong(format!(
-            "the data file '{name}' has {} bytes, not the {claimed} that the fragment says",
-            meta.size
-        )));
-    }
-    let opened = scheduler
-        .open_file(&path, &CachedFileSize::new(meta.size))
-        .await
-        .map_err(Failure::Lance)?;
-    let footer = FileReader::read_all_metadata(&opened)
-        .await
-        .map_err(|_| wrong(format!("the data file '{name}' is not a whole Lance file")))?;
     if footer.num_rows != rows as u64 {
         return Err(wrong(format!(
             "the data file '{name}' has {} rows, not the {rows} that the fragment says",

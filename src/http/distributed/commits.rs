@@ -90,7 +90,7 @@ impl CommitTableRequest {
             on_conflict,
             properties: self.properties.unwrap_or_default(),
             coalesce: self.coalesce.unwrap_or(true),
-            claimed: None,
+            brought: None,
             uploads_after: UploadsAfter::Kept,
         })
     }
