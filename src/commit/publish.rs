@@ -12,7 +12,7 @@ use super::group::Shared;
 use super::once::Attempt;
 use super::record::{Record, UploadsAfter};
 use super::{Engine, Once, jitter, location_of};
-use crate::catalog::{Tx, uploads};
+use crate::catalog::{Tx, batches, uploads};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, data_files};
 use crate::model::{
@@ -225,9 +225,13 @@ impl Engine {
         let patience = caller.patience().unwrap_or(PATIENCE);
         let (deadline, mut pause) = (deadline_in(patience), PAUSE);
         let mut tries = 0;
+        let mut seen = None;
         loop {
             tries += 1;
-            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+            if let Some(seen) = seen.take() {
+                self.wait_for_what_was_seen(table, seen).await?;
+            }
+            let latest = self.newest_number(table).await?;
             if !follows {
                 self.check_version(table, request, latest).await?;
             }
@@ -235,7 +239,10 @@ impl Engine {
             let newest = base.as_ref().map_or(0, Snapshot::version);
             let prepared =
                 self.lake.prepare(&location, base.as_ref(), request.change, &input).await?;
+            // Where others are fast, they would be faster every time than this is prepared.
+            let looked_at = if tries > 1 { self.newest_number(table).await? } else { latest };
             let rules = Rules {
+                newest: Some(looked_at.max(newest)),
                 // A table that got its first version since: what was read is nothing, and the
                 // rows go with whatever is there.
                 read_version: match request.read_version {
@@ -258,9 +265,11 @@ impl Engine {
                     return Ok((version, published));
                 }
                 Err(Error::ConcurrentModification(conflict))
-                    if follows && Instant::now() + pause < deadline =>
+                    if (follows || is_rebased(request, &conflict))
+                        && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    seen = conflict.current_version;
                     tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
@@ -277,6 +286,25 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn newest_number(&self, table: &Table) -> Result<u64> {
+        Ok(self.latest(table).await?.map_or(0, |latest| latest.manifest.version))
+    }
+
+    /// Waits until a version that Lance met in storage is a version for everyone, or gone.
+    async fn wait_for_what_was_seen(&self, table: &Table, seen: u64) -> Result<()> {
+        let is_intended = {
+            let mut tx = self.catalog.read().await?;
+            batches::find_intent(&mut tx, table).await?.is_some()
+        };
+        self.wait_for_batches(table).await?;
+        if is_intended || self.newest_number(table).await? < seen {
+            // Lance remembers what it read, by its number, and another may come to have that.
+            self.lake.forget();
+            self.lines.forget(table);
+        }
+        Ok(())
     }
 
     /// What can be refused before anything is read.
@@ -471,6 +499,13 @@ impl Engine {
             tracing::warn!(%error, "could not give uploads back; their claim will run out");
         }
     }
+}
+
+/// Whether a commit that follows what others did can be made on top of what it met.
+fn is_rebased(request: &CommitRequest, conflict: &Conflict) -> bool {
+    request.on_conflict == OnConflict::Rebase
+        && conflict.retryable
+        && conflict.current_version.is_some()
 }
 
 /// Claims all of some uploads, or none. Answers the one that could not be had.
