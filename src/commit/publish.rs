@@ -428,6 +428,7 @@ impl Engine {
             // Its commit died: whether before or after its manifest stood, storage says.
             let dead = one.upload.state == UploadState::Committing;
             if !dead || !self.is_in_use(table, &one.upload).await? {
+                self.check_expiry(&one.upload)?;
                 kept.push(one);
                 continue;
             }
@@ -440,6 +441,15 @@ impl Engine {
             }
         }
         Ok(kept)
+    }
+
+    /// An upload whose time is over is the sweep's, whether that came by already or not. A part has
+    /// the time of its multipart write.
+    fn check_expiry(&self, upload: &Upload) -> Result<()> {
+        if upload.part.is_some() || upload.expires_at_us > self.now_us() {
+            return Ok(());
+        }
+        Err(Error::invalid_input(format!("upload {} expired; upload the data again", upload.key)))
     }
 
     async fn claim_uploads(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
