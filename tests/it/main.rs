@@ -76,6 +76,7 @@ mod stats;
 mod storage_faults;
 mod tables;
 mod tags;
+mod taken_back;
 mod tidy;
 mod transactions;
 mod versions;

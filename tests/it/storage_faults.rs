@@ -119,9 +119,7 @@ async fn fail_at(pair: &Pair, case: Case) -> bool {
     }
     assert_honest(&write, server, &reply, &context).await;
     if reply.status != 200 {
-        // A commit to several tables stays open until its maker is taken to be dead.
-        let is_open = case.kind == Kind::CommitTables || case.at % 2 == 1;
-        settle(&write, if is_open { other } else { server }, &context).await;
+        settle(&write, if case.at % 2 == 1 { other } else { server }, &context).await;
     }
     assert_eq!(write.contents(server).await, Some(write.after.clone()), "{context}");
     assert_alive(&write, server, &write.after, &context).await;
