@@ -228,10 +228,12 @@ impl Engine {
         let mut seen = None;
         loop {
             tries += 1;
-            if let Some(seen) = seen.take() {
-                self.wait_for_what_was_seen(table, seen).await?;
-            }
+            let of_batch = seen.is_some() && self.wait_for_batch(table).await?;
             let latest = self.newest_number(table).await?;
+            if seen.take().is_some_and(|seen| of_batch || latest < seen) {
+                // Lance remembers what it met, by its number, and another may come to have that.
+                self.lake.forget();
+            }
             if !follows {
                 self.check_version(table, request, latest).await?;
             }
@@ -292,19 +294,16 @@ impl Engine {
         Ok(self.latest(table).await?.map_or(0, |latest| latest.manifest.version))
     }
 
-    /// Waits until a version that Lance met in storage is a version for everyone, or gone.
-    async fn wait_for_what_was_seen(&self, table: &Table, seen: u64) -> Result<()> {
-        let is_intended = {
+    /// Waits until what a batch put is a version for everyone, or gone. Answers whether one was there.
+    async fn wait_for_batch(&self, table: &Table) -> Result<bool> {
+        let intent = {
             let mut tx = self.catalog.read().await?;
-            batches::find_intent(&mut tx, table).await?.is_some()
+            batches::find_intent(&mut tx, table).await?
         };
-        self.wait_for_batches(table).await?;
-        if is_intended || self.newest_number(table).await? < seen {
-            // Lance remembers what it read, by its number, and another may come to have that.
-            self.lake.forget();
-            self.lines.forget(table);
+        if intent.is_some() {
+            self.wait_for_batches(table).await?;
         }
-        Ok(())
+        Ok(intent.is_some())
     }
 
     /// What can be refused before anything is read.
