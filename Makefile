@@ -68,8 +68,9 @@ bench-commits: build ## commit with one writer and with many, beside pylance (AR
 	scripts/provision python
 	bench/commits $(ARGS)
 
-history: build ## kill servers under load for a long while, and check what became of every write
-	scripts/provision python postgres
+history: build ## fail storage at every step, kill servers under load for a long while, check every write
+	scripts/provision cargo cc protoc python postgres
+	TILTYARD_TEST_LONG=1 scripts/with-postgres cargo test --locked --test it -- storage_faults
 	python="$$(scripts/client-venv)" && scripts/with-postgres scripts/history "$$python" $(ARGS)
 
 # By the binary that the tests use, so that nothing is compiled twice; through a temporary file, so

@@ -71,6 +71,23 @@ pub async fn list_staged_claims(tx: &mut Tx, location: &str) -> Result<Vec<Manif
     Ok(rows.into_iter().map(ManifestClaim::from).collect())
 }
 
+/// Those that are not final and were taken before `before_us`, oldest first.
+pub async fn list_abandoned_claims(
+    tx: &mut Tx,
+    location: &str,
+    before_us: i64,
+) -> Result<Vec<ManifestClaim>> {
+    const SQL: &str = "SELECT version, path, size_bytes, is_final FROM manifest_claims \
+        WHERE location = $1 AND NOT is_final AND claimed_at_us <= $2 ORDER BY version";
+    let rows = run!(tx, |c| sqlx::query_as::<_, ClaimRow>(SQL)
+        .bind(location)
+        .bind(before_us)
+        .fetch_all(c)
+        .await)
+    .map_err(|error| failed(error, "listing versions that are not finished"))?;
+    Ok(rows.into_iter().map(ManifestClaim::from).collect())
+}
+
 /// Some of the folders, of tables and of branches, with claims that are older than `before_us` and
 /// not final still.
 pub async fn list_unfinished(tx: &mut Tx, before_us: i64, limit: i64) -> Result<Vec<String>> {

@@ -13,7 +13,7 @@ use crate::model::{Branch, Clock, ManifestClaim, ManifestEntry, Page, PageScope,
 
 /// How old a version that is not finished is when the sweep takes it up: its maker is at it until
 /// then.
-const UNFINISHED: Duration = Duration::from_secs(30);
+pub(super) const UNFINISHED: Duration = Duration::from_secs(30);
 /// In how many folders one sweep finishes versions.
 const BATCH: i64 = 500;
 

@@ -342,9 +342,13 @@ impl Engine {
     ) -> Result<Vec<TableChanged>> {
         let mut put: Vec<(&Creation, TableVersion)> = Vec::new();
         for some in creations.chunks(AT_ONCE) {
-            let outcomes = join_all(some.iter().map(|creation| self.put(creation))).await;
-            // When storage does not say, the batch stays as it is until its lease is over.
-            let outcomes: Vec<Put> = outcomes.into_iter().collect::<Result<_>>()?;
+            let outcomes =
+                join_all(some.iter().map(|creation| self.put(batch.key, creation))).await;
+            let outcomes: Result<Vec<Put>> = outcomes.into_iter().collect();
+            let outcomes = match outcomes {
+                Ok(outcomes) => outcomes,
+                Err(error) => return Err(self.give_up(batch.key, steps, error).await),
+            };
             for (creation, outcome) in some.iter().zip(outcomes) {
                 match outcome {
                     Put::Landed(landed) | Put::StoodAlready(landed) => {
@@ -353,7 +357,7 @@ impl Engine {
                         put.push((creation, version));
                     }
                     Put::Taken => {
-                        self.take_back_batch(batch.key, BatchState::Open, steps).await?;
+                        self.take_own_back(batch.key, steps).await?;
                         let error = self.taken(&creation.table, creation.staged.version()).await;
                         return Err(at(creation.index, error));
                     }
@@ -372,7 +376,7 @@ impl Engine {
             }
             Err(error) => {
                 if error.is_certainly_not_committed() {
-                    self.take_back_batch(batch.key, BatchState::Open, steps).await?;
+                    self.take_own_back(batch.key, steps).await?;
                 } else if self.is_aborted(batch.key).await {
                     // Whoever took the batch over ended it before the last of the puts.
                     self.take_puts_back(batch.key, steps).await?;
@@ -382,23 +386,39 @@ impl Engine {
         }
     }
 
-    async fn put(&self, creation: &Creation) -> Result<Put> {
+    /// Puts one version. What storage did not say the first time a second put finds out: it lands, or
+    /// what stands there is compared with what was to; and a first that comes late is refused.
+    async fn put(&self, batch: Uuid, creation: &Creation) -> Result<Put> {
         let location = location_of(&creation.table);
-        self.lake.put_staged(&location, &creation.staged, self.now_us()).await
+        match self.lake.put_staged(&location, &creation.staged, self.now_us()).await {
+            Ok(put) => Ok(put),
+            // Of a batch that another ended by now, nothing more may come to stand.
+            Err(error) if !self.is_open(batch).await => Err(error),
+            Err(error) => {
+                tracing::warn!(table.id = %creation.table.id, %error, "putting a version once more");
+                self.lake.put_staged(&location, &creation.staged, self.now_us()).await
+            }
+        }
     }
 
     async fn remove_staged(&self, creation: &Creation) {
         self.lake.remove_staged(&location_of(&creation.table), &creation.staged).await;
     }
 
-    async fn is_aborted(&self, batch: Uuid) -> bool {
-        let read = async {
-            let mut tx = self.catalog.read().await?;
-            batches::find_batch(&mut tx, batch).await
-        };
-        let batch = read.await.ok().flatten();
+    /// How far a batch has come, if that can be known.
+    async fn state_of(&self, batch: Uuid) -> Option<BatchState> {
+        let mut tx = self.catalog.read().await.ok()?;
+        let batch = batches::find_batch(&mut tx, batch).await.ok()?;
+        batch.map(|batch| batch.state)
+    }
+
+    async fn is_open(&self, batch: Uuid) -> bool {
+        self.state_of(batch).await == Some(BatchState::Open)
+    }
+
+    pub(super) async fn is_aborted(&self, batch: Uuid) -> bool {
         let aborted = [BatchState::Aborting, BatchState::Aborted];
-        batch.is_some_and(|batch| aborted.contains(&batch.state))
+        self.state_of(batch).await.is_some_and(|state| aborted.contains(&state))
     }
 
     /// The one transaction that makes a batch true.
@@ -496,14 +516,24 @@ impl Engine {
     /// `ServiceUnavailable` when another was faster to end it.
     async fn take_back_batch(&self, batch: Uuid, from: BatchState, steps: &[Step]) -> Result<()> {
         if from != BatchState::Aborting {
-            let mut tx = self.catalog.write().await?;
-            if !batches::move_batch(&mut tx, batch, from, BatchState::Aborting).await? {
-                return Err(Error::ServiceUnavailable(
-                    "another process took the commit over; look at the tables' versions".into(),
-                ));
-            }
-            tx.commit().await?;
+            self.abort(batch, from).await?;
         }
+        self.end_aborting(batch, steps).await
+    }
+
+    /// Notes that a batch will not be.
+    pub(super) async fn abort(&self, batch: Uuid, from: BatchState) -> Result<()> {
+        let mut tx = self.catalog.write().await?;
+        if !batches::move_batch(&mut tx, batch, from, BatchState::Aborting).await? {
+            return Err(Error::ServiceUnavailable(
+                "another process took the commit over; look at the tables' versions".into(),
+            ));
+        }
+        tx.commit().await
+    }
+
+    /// Takes back what a batch put that will not be, and ends it.
+    pub(super) async fn end_aborting(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
         self.take_puts_back(batch, steps).await?;
         let mut tx = self.catalog.write().await?;
         self.unsettle_batch(&mut tx, steps).await?;
@@ -514,7 +544,7 @@ impl Engine {
     }
 
     /// Removes the manifests that a batch put, known by their hash.
-    async fn take_puts_back(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
+    pub(super) async fn take_puts_back(&self, batch: Uuid, steps: &[Step]) -> Result<()> {
         for step in steps {
             let Step::CreateVersion { table, branch, version, v1_names, hash, path, told, .. } =
                 step

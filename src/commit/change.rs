@@ -88,6 +88,7 @@ pub(super) fn batch_in_the_way(table: &Table, version: u64) -> Error {
             "a commit to several tables is at '{}': version {version} has to wait",
             table.id
         ),
+        current_version: Some(version.saturating_sub(1)),
         retryable: true,
         ..Conflict::default()
     })

@@ -213,6 +213,10 @@ impl Engine {
             tables::mark_declared(&mut tx, table.key, caller, self.now_us()).await?;
         }
         tx.commit().await?;
+        if keeps == 0 {
+            // The next version is version 1 again.
+            self.lines.forget(table);
+        }
         tracing::info!(table.id = %table.id, %caller, versions = doomed.len(), "deleted versions");
         Ok(doomed.len() as u64)
     }

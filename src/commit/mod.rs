@@ -24,6 +24,7 @@ mod clones;
 mod create;
 mod doctor;
 mod garbage;
+mod giving_up;
 mod group;
 mod indexes;
 mod jobs;

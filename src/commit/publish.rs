@@ -12,7 +12,7 @@ use super::group::Shared;
 use super::once::Attempt;
 use super::record::{Record, UploadsAfter};
 use super::{Engine, Once, jitter, location_of};
-use crate::catalog::{Tx, uploads};
+use crate::catalog::{Tx, batches, uploads};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, data_files};
 use crate::model::{
@@ -252,9 +252,15 @@ impl Engine {
         let patience = caller.patience().unwrap_or(PATIENCE);
         let (deadline, mut pause) = (deadline_in(patience), PAUSE);
         let mut tries = 0;
+        let mut seen = None;
         loop {
             tries += 1;
-            let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
+            let of_batch = seen.is_some() && self.wait_for_batch(table).await?;
+            let latest = self.newest_number(table).await?;
+            if seen.take().is_some_and(|seen| of_batch || latest < seen) {
+                // Lance remembers what it met, by its number, and another may come to have that.
+                self.lake.forget();
+            }
             if !follows {
                 self.check_version(table, request, latest).await?;
             }
@@ -262,7 +268,10 @@ impl Engine {
             let newest = base.as_ref().map_or(0, Snapshot::version);
             let prepared =
                 self.lake.prepare(&location, base.as_ref(), request.change, &input).await?;
+            // Where others are fast, they would be faster every time than this is prepared.
+            let looked_at = if tries > 1 { self.newest_number(table).await? } else { latest };
             let rules = Rules {
+                newest: Some(looked_at.max(newest)),
                 // A table that got its first version since: what was read is nothing, and the
                 // rows go with whatever is there.
                 read_version: match request.read_version {
@@ -285,9 +294,11 @@ impl Engine {
                     return Ok((version, published));
                 }
                 Err(Error::ConcurrentModification(conflict))
-                    if follows && Instant::now() + pause < deadline =>
+                    if (follows || is_rebased(request, &conflict))
+                        && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    seen = conflict.current_version;
                     tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
@@ -304,6 +315,22 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn newest_number(&self, table: &Table) -> Result<u64> {
+        Ok(self.latest(table).await?.map_or(0, |latest| latest.manifest.version))
+    }
+
+    /// Waits until what a batch put is a version for everyone, or gone. Answers whether one was there.
+    async fn wait_for_batch(&self, table: &Table) -> Result<bool> {
+        let intent = {
+            let mut tx = self.catalog.read().await?;
+            batches::find_intent(&mut tx, table).await?
+        };
+        if intent.is_some() {
+            self.wait_for_batches(table).await?;
+        }
+        Ok(intent.is_some())
     }
 
     /// What can be refused before anything is read.
@@ -427,6 +454,7 @@ impl Engine {
             // Its commit died: whether before or after its manifest stood, storage says.
             let dead = one.upload.state == UploadState::Committing;
             if !dead || !self.is_in_use(table, &one.upload).await? {
+                self.check_expiry(&one.upload)?;
                 kept.push(one);
                 continue;
             }
@@ -439,6 +467,15 @@ impl Engine {
             }
         }
         Ok(kept)
+    }
+
+    /// An upload whose time is over is the sweep's, whether that came by already or not. A part has
+    /// the time of its multipart write.
+    fn check_expiry(&self, upload: &Upload) -> Result<()> {
+        if upload.part.is_some() || upload.expires_at_us > self.now_us() {
+            return Ok(());
+        }
+        Err(Error::invalid_input(format!("upload {} expired; upload the data again", upload.key)))
     }
 
     async fn claim_uploads(&self, taken: &[Taken], transaction_id: Uuid) -> Result<()> {
@@ -499,6 +536,13 @@ impl Engine {
             tracing::warn!(%error, "could not give uploads back; their claim will run out");
         }
     }
+}
+
+/// Whether a commit that follows what others did can be made on top of what it met.
+fn is_rebased(request: &CommitRequest, conflict: &Conflict) -> bool {
+    request.on_conflict == OnConflict::Rebase
+        && conflict.retryable
+        && conflict.current_version.is_some()
 }
 
 /// Claims all of some uploads, or none. Answers the one that could not be had.

@@ -403,6 +403,24 @@ impl Lake {
         Ok(())
     }
 
+    /// Whether the manifest of a version that was claimed is in storage still: where it was staged, or
+    /// at its final name.
+    pub async fn has_claimed(&self, location: &Location, claim: &ManifestClaim) -> Result<bool> {
+        let (store, base) = self.store(location).await?;
+        let staged = Path::parse(&claim.path)
+            .map_err(|error| Error::internal("reading where a manifest is staged", error))?;
+        let schemes = [ManifestNamingScheme::V2, ManifestNamingScheme::V1];
+        let finals = schemes.map(|scheme| scheme.manifest_path(&base, claim.version));
+        for path in std::iter::once(staged).chain(finals) {
+            match store.inner.head(&path).await {
+                Ok(_) => return Ok(true),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(Error::internal("looking for a manifest", error)),
+            }
+        }
+        Ok(false)
+    }
+
     /// Gives versions back whose manifests are not there any more, or are about to go.
     pub async fn forget_claims(&self, location: &Location, versions: &[u64]) -> Result<()> {
         match &self.arbiter {

@@ -16,10 +16,11 @@ use lance_table::io::commit::{
 use object_store::path::Path;
 
 use super::append::there_already;
+use super::below::{Below, moved_on};
 use super::direct;
 use super::publish::manifest_entry;
 use super::stage::Stage;
-use crate::error::{Conflict, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{ManifestEntry, Mark};
 
 /// A commit handler around another, which is asked for all that is not said otherwise.
@@ -147,8 +148,10 @@ pub(super) struct Guard {
     pub(super) expected: Option<u64>,
     /// Files whose rows must not be in the table yet: committing one twice would double them.
     pub(super) new_files: HashSet<String>,
-    /// Asked just before each put.
+    /// Asked just before each put, and before what others put meanwhile is built on.
     pub(super) fence: Option<Arc<dyn Fence>>,
+    /// What others put meanwhile.
+    pub(super) below: Arc<Below>,
     /// Where the manifest goes instead of its final name.
     pub(super) stage: Option<Arc<Stage>>,
     /// What the versions are made for, and is kept in them.
@@ -167,6 +170,7 @@ impl Guard {
             expected: None,
             new_files: HashSet::new(),
             fence: None,
+            below: Arc::default(),
             stage: None,
             mark: None,
             read_version: 0,
@@ -177,13 +181,7 @@ impl Guard {
 
     fn check(&self, manifest: &Manifest) -> Result<()> {
         if self.expected.is_some_and(|expected| expected != manifest.version) {
-            let current = manifest.version - 1;
-            return Err(Error::conflict(Conflict {
-                message: format!("the table moved on: version {current} stands already"),
-                current_version: Some(current),
-                retryable: true,
-                ..Conflict::default()
-            }));
+            return Err(moved_on(manifest.version - 1));
         }
         if self.new_files.is_empty() {
             return Ok(());
@@ -218,7 +216,12 @@ handler_around_inner!(Guard {
         if let Some(nothing) = direct::nothing_newer(object_store) {
             return nothing;
         }
-        self.inner.list_manifest_locations_since(base_path, object_store, since_version)
+        let listed =
+            self.inner.list_manifest_locations_since(base_path, object_store, since_version);
+        match &self.fence {
+            Some(fence) => self.below.vet(fence.clone(), listed),
+            None => listed,
+        }
     }
 
     async fn commit(
@@ -243,6 +246,9 @@ handler_around_inner!(Guard {
         };
         if let (Ok(()), Some(fence)) = (&allowed, &self.fence) {
             allowed = fence.check(manifest.version).await;
+        }
+        if allowed.is_ok() {
+            allowed = self.below.check(manifest.version - 1, object_store).await;
         }
         if let Err(refusal) = allowed.and_then(|()| self.ledger.begin_put()) {
             return Err(CommitError::OtherError(lance::Error::external(Box::new(refusal))));

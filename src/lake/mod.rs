@@ -7,6 +7,7 @@ mod alter;
 mod append;
 mod arbiter;
 mod backfill;
+mod below;
 mod blobs;
 mod change;
 mod clone;
@@ -230,7 +231,7 @@ impl Lake {
 
     /// Forgets what is remembered. Lance remembers transactions by a folder and a number: where a
     /// version is removed, another may come to have both.
-    fn forget(&self) {
+    pub fn forget(&self) {
         let mut session = self.session.write().unwrap_or_else(PoisonError::into_inner);
         let registry = session.store_registry();
         *session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));

@@ -69,6 +69,9 @@ pub struct Rules {
     pub transaction_id: Uuid,
     /// Refuse unless the new version is the one right after `read_version`.
     pub strict: bool,
+    /// The newest version that was looked at. The new one must be right after it, even where Lance
+    /// would go on top of what came since: that may be a version of a batch, which is taken back yet.
+    pub newest: Option<u64>,
     /// Kept in the manifest's transaction.
     pub properties: BTreeMap<String, String>,
     /// Asked just before the put.
@@ -283,7 +286,8 @@ impl Lake {
     /// stand.
     ///
     /// # Errors
-    /// `ConcurrentModification` when what landed since `read_version` does not go with it.
+    /// `ConcurrentModification` when what landed since `read_version` does not go with it; with a
+    /// `current_version` when something landed since `newest`.
     pub async fn publish(
         &self,
         location: &Location,
@@ -298,8 +302,11 @@ impl Lake {
             .build();
         // A first version must not land on top of somebody else's first version either.
         let strict = rules.strict || base.is_none();
+        let below = if strict { Some(rules.read_version) } else { rules.newest };
         let direct = match base {
-            Some(base) if strict && base.version() == rules.read_version => base.direct().await?,
+            Some(base) if [below, Some(rules.read_version)] == [Some(base.version()); 2] => {
+                base.direct().await?
+            }
             _ => None,
         };
         let destination = match (&direct, base) {
@@ -313,13 +320,13 @@ impl Lake {
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));
         let guard = Guard {
-            expected: strict.then_some(rules.read_version + 1),
+            expected: below.map(|below| below + 1),
             new_files: prepared.new_files,
             fence: rules.fence.clone(),
             ..Guard::new(self.commit_handler(location).await?)
         };
         builder = builder.with_commit_handler(Arc::new(guard));
-        if strict {
+        if below.is_some() {
             builder = builder.with_max_retries(1);
         }
         let landed = match Box::pin(builder.execute(transaction)).await {
@@ -328,6 +335,16 @@ impl Lake {
                 return Err(Error::conflict(Conflict {
                     message: "the table got its first version meanwhile".into(),
                     retryable: prepared.change != Change::Overwrite,
+                    ..Conflict::default()
+                }));
+            }
+            // Another's version stands where this one was to.
+            Err(lance::Error::CommitConflict { version, .. }) => {
+                return Err(Error::conflict(Conflict {
+                    message: format!("another commit made version {version} meanwhile"),
+                    current_version: Some(version),
+                    conflicting_version: Some(version),
+                    retryable: true,
                     ..Conflict::default()
                 }));
             }

@@ -16,6 +16,7 @@ use crate::support::code::*;
 use crate::support::overwriting::Overwriting;
 use crate::support::process::tiltyard;
 use crate::support::staging::{Staged, relative, stage, stage_line, staging};
+use crate::support::upkeep::{sql, tell};
 use crate::support::{
     Backend, Database, TestServer, assert_error, enc, files_under, foreign, table,
 };
@@ -303,6 +304,53 @@ by_catalog! {
         assert!(reply.text().contains("version 4"), "{}", reply.text());
         server.post_empty(&table("ns$t", "drop")).await.ok();
         assert_eq!(claims(&server).await, 0);
+    }
+}
+
+by_catalog! {
+    /// The doctor tells of what was begun and leaves it alone, unless it is to mend it.
+    async fn the_doctor_tells_of_what_was_begun(server: TestServer) {
+        let doctor = async |more: &[&str]| {
+            tell(&server, &[&["doctor", "--commit-arbiter", "catalog"], more].concat()).await
+        };
+        let location = server.with_table("ns$t", 1).await;
+        let lost = server.with_table("ns$lost", 1).await;
+        server.with_table("ns$well", 1).await;
+        let staged = stage(&location, batch_ab(1..2)).await;
+        claim(&server, &location, &staged).await;
+        let gone = stage(&lost, batch_ab(1..2)).await;
+        claim(&server, &lost, &gone).await;
+        std::fs::remove_file(&gone.manifest).expect("the staged manifest");
+        let told = doctor(&[]).await;
+        assert_eq!(told.code, 1, "{told:#?}");
+        told.tells(&["version 2 was begun and never came", "would finish it"]);
+        told.tells(&["version 2 was begun, and its manifest is gone", "would give the version back"]);
+        told.tells(&["2 findings, of which 0 were mended and 2 remain"]);
+        assert_eq!(unfinished(&server).await, 2, "only looking changed something");
+        assert_eq!(foreign::open(&location).await.version().version, 1);
+        let mended = doctor(&["--repair"]).await;
+        assert_eq!(mended.code, 0, "{mended:#?}");
+        mended.tells(&["2 findings, of which 2 were mended and 0 remain"]);
+        assert_eq!(unfinished(&server).await, 0);
+        doctor(&[]).await.tells(&["0 findings"]);
+        assert_eq!(foreign::values(&location).await, [0, 1]);
+        assert_eq!(server.values("ns$t").await, [0, 1]);
+        assert_eq!(server.versions("ns$t").await, [1, 2]);
+        // What is given back another can have.
+        assert_eq!(server.insert("ns$lost", &batch_ab(5..6)).await["version"], 2);
+        assert_eq!(server.values("ns$lost").await, [0, 5]);
+    }
+}
+
+by_catalog! {
+    /// A version that was begun a moment ago has its maker at it.
+    async fn the_doctor_lets_makers_be(server: TestServer) {
+        let location = server.with_table("ns$t", 1).await;
+        let staged = stage(&location, batch_ab(1..2)).await;
+        claim(&server, &location, &staged).await;
+        sql(server.database(), "UPDATE manifest_claims SET claimed_at_us = 9000000000000000").await;
+        let told = tell(&server, &["doctor", "--commit-arbiter", "catalog"]).await;
+        assert!(told.about(&["was begun"]).is_empty(), "{told:#?}");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One file per capability. PostgreSQL is named by `TILTYARD_TEST_POSTGRES` and the Python of the
 //! client scripts by `TILTYARD_TEST_PYTHON`; without them those tests fail in CI and are skipped,
-//! with a printed line, elsewhere.
+//! with a printed line, elsewhere. `TILTYARD_TEST_LONG` lets those that go through all steps of
+//! something leave none out, as `make history` does.
 
 // Futures over Lance's own futures are deep types.
 #![recursion_limit = "512"]
@@ -76,6 +77,7 @@ mod stats;
 mod storage_faults;
 mod tables;
 mod tags;
+mod taken_back;
 mod tidy;
 mod transactions;
 mod versions;

@@ -6,9 +6,12 @@
 //! that looks wrong is looked at again before it is told, and no transaction is open while storage
 //! is at work.
 
+mod branches;
+mod claims;
 mod folders;
 mod notes;
 mod tables;
+mod uploads;
 
 use std::time::Duration;
 

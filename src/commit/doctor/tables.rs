@@ -1,22 +1,19 @@
-//! One table: its versions, its branches, its uploads, its files.
+//! One table: its versions and its files.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use uuid::Uuid;
-
-use super::{BATCH, Doctor, Mending};
+use super::claims::Claims;
+use super::{Doctor, Mending};
 use crate::catalog::versions::Order;
-use crate::catalog::{batches, survey, tables, uploads, versions};
+use crate::catalog::{batches, survey, tables, versions};
 use crate::commit::garbage::{Survey, Thoroughness};
-use crate::commit::publish::CLAIM_US;
 use crate::commit::refs::root_line;
 use crate::commit::{location_of, root_of};
 use crate::error::Result;
 use crate::lake::{StoredFile, version_of_manifest};
 use crate::model::{
-    Branch, Caller, ManifestEntry, Page, PageScope, Table, TableState, TableVersion, Upload,
-    UploadState,
+    Branch, Caller, ManifestEntry, Page, PageScope, Table, TableState, TableVersion,
 };
 
 /// How long a version is given to get its row before it is told that it has none.
@@ -38,8 +35,7 @@ enum Difference {
     Facts(ManifestEntry),
 }
 
-/// Compares the rows of a branch with the manifests that stand. Rows that are of another kind than
-/// "stands, and is recorded" would be told apart here.
+/// Compares the rows of a branch with the manifests that stand.
 fn compare(rows: &Rows, found: Vec<ManifestEntry>) -> Vec<Difference> {
     let there: HashSet<u64> = found.iter().map(|manifest| manifest.version).collect();
     let missing = rows.keys().filter(|version| !there.contains(version));
@@ -112,21 +108,6 @@ impl Doctor<'_> {
         Ok(all)
     }
 
-    /// The branches beside the main one that have an entry.
-    async fn branches(&self, table: &Table) -> Result<Vec<Branch>> {
-        let mut branches = Vec::new();
-        let mut page = Page::new(PageScope::new("doctor", ""), Some(BATCH), None)?;
-        loop {
-            let mut entries = self.engine.lake.list_branches(&root_of(table), &page).await?;
-            let more = page.finish(&mut entries, |entry| entry.name.clone()).is_some();
-            page.after = entries.last().map(|entry| entry.name.clone());
-            branches.extend(entries.into_iter().map(|entry| Branch::from_stored(entry.name)));
-            if !more {
-                return Ok(branches);
-            }
-        }
-    }
-
     async fn examine_line(&mut self, line: &Table, rows: &Rows) -> Result<()> {
         let engine = self.engine;
         {
@@ -135,6 +116,9 @@ impl Doctor<'_> {
                 // A batch is at it, or was left, which is a finding of its own.
                 return Ok(());
             }
+        }
+        if self.examine_claims(line).await? == Claims::Left {
+            return Ok(());
         }
         let found = engine.lake.list_manifests(&location_of(line)).await?;
         let differences = compare(rows, found);
@@ -229,6 +213,10 @@ impl Doctor<'_> {
             }
             tables::find_table_by_key(&mut tx, table.key).await?.map(|table| table.state)
         };
+        if !self.abandoned_claims(&root_line(table)).await?.is_empty() {
+            // It was told already, and whether there is a version depends on it.
+            return Ok(());
+        }
         let is_empty = engine.lake.list_manifests(&root_of(table)).await?.is_empty();
         match (state, is_empty) {
             (Some(TableState::Created), true) => {
@@ -257,70 +245,6 @@ impl Doctor<'_> {
                 self.find(what.into(), "note that it is created", mend).await;
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    /// A branch that the catalog has rows of and that has no entry.
-    async fn examine_forgotten(&mut self, line: &Table) -> Result<()> {
-        let engine = self.engine;
-        if engine.lake.has_branch(&root_of(line), &line.branch).await? {
-            return Ok(());
-        }
-        let what = format!("the catalog knows versions of branch '{}', which is gone", line.branch);
-        let mend = async {
-            let _turn = engine.branch_turns.take(&root_line(line)).await;
-            if engine.lake.has_branch(&root_of(line), &line.branch).await? {
-                return Ok(false);
-            }
-            engine.forget_branch(line).await?;
-            Ok(true)
-        };
-        self.find(what, "forget them", mend).await;
-        Ok(())
-    }
-
-    /// Folders of branches that have no entry: their making or their end was cut off.
-    async fn examine_left_branches(
-        &mut self,
-        table: &Table,
-        branches: &[Branch],
-        survey: &Survey,
-    ) -> Result<()> {
-        let engine = self.engine;
-        let mut left: BTreeMap<Branch, i64> = BTreeMap::new();
-        for file in survey.files.iter().filter(|file| file.is_manifest()) {
-            let Some(name) = file.line().strip_prefix("tree/") else { continue };
-            let newest_us = left.entry(Branch::from_stored(name)).or_default();
-            *newest_us = file.modified_at_us.max(*newest_us);
-        }
-        let age_us = i64::try_from(self.age.as_micros()).unwrap_or(i64::MAX);
-        let old_us = engine.now_us().saturating_sub(age_us);
-        for (branch, newest_us) in left {
-            let line = Table { branch, ..table.clone() };
-            if branches.contains(&line.branch)
-                || engine.lake.has_branch(&root_of(table), &line.branch).await?
-            {
-                continue;
-            }
-            let what = format!("branch '{}' has versions and no entry", line.branch);
-            let within = format!("{}/", line.branch);
-            if branches.iter().any(|other| other.as_str().starts_with(&within)) {
-                let why = Mending::Beyond("another branch stands in its folder");
-                self.tell(what, why);
-            } else if newest_us > old_us {
-                self.tell(what, Mending::Note("it is so new that somebody may be making it"));
-            } else {
-                let mend = async {
-                    let _turn = engine.branch_turns.take(&root_line(table)).await;
-                    if engine.lake.has_branch(&root_of(table), &line.branch).await? {
-                        return Ok(false);
-                    }
-                    engine.lake.remove(&location_of(&line)).await?;
-                    Ok(true)
-                };
-                self.find(what, "remove what is left of it", mend).await;
-            }
         }
         Ok(())
     }
@@ -354,91 +278,6 @@ impl Doctor<'_> {
                 );
             }
         }
-        Ok(())
-    }
-
-    async fn examine_uploads(&mut self, table: &Table, survey: &Survey) -> Result<()> {
-        let files: HashSet<&str> = survey.files.iter().map(|file| file.name.as_str()).collect();
-        let page = Page::new(PageScope::new("doctor", ""), Some(BATCH), None)?;
-        let mut after = Uuid::nil();
-        loop {
-            let found = {
-                let mut tx = self.engine.catalog.read().await?;
-                uploads::list_uploads(&mut tx, table.key, after, &page).await?
-            };
-            let Some(last) = found.last() else { return Ok(()) };
-            after = last.key;
-            for upload in found {
-                let line = Table { branch: upload.branch.clone(), ..table.clone() };
-                match upload.state {
-                    UploadState::Committing => self.examine_claim(&line, &upload).await?,
-                    UploadState::Staged => self.examine_staged(&line, &upload, &files).await?,
-                    // What is being written or removed is the sweep's once its time is over.
-                    UploadState::Writing | UploadState::Removing | UploadState::Committed => {}
-                }
-            }
-        }
-    }
-
-    async fn examine_claim(&mut self, line: &Table, upload: &Upload) -> Result<()> {
-        let engine = self.engine;
-        let stale_us = engine.now_us().saturating_sub(CLAIM_US);
-        {
-            let mut tx = engine.catalog.read().await?;
-            if !survey::is_claim_dead(&mut tx, upload.key, stale_us).await? {
-                return Ok(());
-            }
-        }
-        let what = format!("upload {} is being committed by a commit that died", upload.key);
-        let mend = async {
-            let _turn = engine.lines.take(line).await;
-            // Whether its version stood by then, storage says.
-            let landed = engine.is_in_use(line, upload).await?;
-            let to = if landed { UploadState::Committed } else { UploadState::Staged };
-            let mut tx = engine.catalog.write().await?;
-            let ended = survey::end_dead_claim(&mut tx, upload, to, stale_us).await?;
-            tx.commit().await?;
-            Ok(ended)
-        };
-        self.find(what, "note what became of it", mend).await;
-        Ok(())
-    }
-
-    async fn examine_staged(
-        &mut self,
-        line: &Table,
-        upload: &Upload,
-        files: &HashSet<&str>,
-    ) -> Result<()> {
-        let engine = self.engine;
-        let names = {
-            let mut tx = engine.catalog.read().await?;
-            uploads::list_upload_files(&mut tx, upload.key).await?
-        };
-        let folder = line.branch.beside_main().map(|name| format!("tree/{name}/"));
-        let folder = folder.unwrap_or_default();
-        let mut lost = 0;
-        for name in names {
-            // It may have been written while the files were listed.
-            let listed = files.contains(format!("{folder}data/{name}").as_str());
-            if !listed && !engine.lake.has_data_file(&location_of(line), &name).await? {
-                lost += 1;
-            }
-        }
-        let still = {
-            let mut tx = engine.catalog.read().await?;
-            uploads::find_upload(&mut tx, upload.key).await?
-        };
-        if lost == 0 || still.is_none_or(|upload| upload.state != UploadState::Staged) {
-            return Ok(());
-        }
-        let what = format!("upload {} lacks {lost} of its files", upload.key);
-        let mend = async {
-            // One that a version refers to all the same is committed, and its note goes in time.
-            engine.remove_unused(line, upload).await?;
-            Ok(true)
-        };
-        self.find(what, "remove it", mend).await;
         Ok(())
     }
 

@@ -40,6 +40,8 @@ pub enum Fault {
     FreezeBefore,
     /// The same, but this step was done.
     FreezeAfter,
+    /// This step fails, and every one like it until the rule is over.
+    FailAll,
 }
 
 /// Which steps count.
@@ -93,9 +95,12 @@ pub struct Rule {
     state: watch::Sender<State>,
 }
 
+/// Which steps a rule is about.
+type IsIt = Box<dyn Fn(&Step) -> bool + Send>;
+
 struct Laid {
     case: String,
-    steps: Steps,
+    is_it: IsIt,
     /// How many steps are still to come before the one.
     before: usize,
     fault: Fault,
@@ -107,7 +112,14 @@ impl Rule {
     /// The step at which it happened, if it did.
     pub fn fired(&self) -> Option<Step> {
         let laid = self.faults.laid();
-        laid.iter().find(|one| one.case == self.case).and_then(|one| one.fired.clone())
+        laid.iter()
+            .find(|one| one.state.same_channel(&self.state))
+            .and_then(|one| one.fired.clone())
+    }
+
+    /// Ends this rule, and begins another at that very moment.
+    pub fn then(self, is_it: impl Fn(&Step) -> bool + Send + 'static, fault: Fault) -> Self {
+        self.faults.lay_at(&self.case, is_it, fault)
     }
 
     /// Waits until it happened; false when `or` comes first.
@@ -124,7 +136,7 @@ impl Rule {
 impl Drop for Rule {
     /// What was frozen goes on.
     fn drop(&mut self) {
-        self.faults.laid().retain(|one| one.case != self.case);
+        self.faults.laid().retain(|one| !one.state.same_channel(&self.state));
         self.state.send_replace(State::Over);
     }
 }
@@ -160,10 +172,24 @@ impl Faults {
 
     /// Lays a fault at a step on the tables `case_…`, counted from 0 and from now; one at a time.
     pub fn lay(&self, case: &str, steps: Steps, before: usize, fault: Fault) -> Rule {
+        self.lay_after(case, Box::new(move |step| step.steps() == steps), before, fault)
+    }
+
+    /// Lays a fault at the first step that is like this.
+    pub fn lay_at(
+        &self,
+        case: &str,
+        is_it: impl Fn(&Step) -> bool + Send + 'static,
+        fault: Fault,
+    ) -> Rule {
+        self.lay_after(case, Box::new(is_it), 0, fault)
+    }
+
+    fn lay_after(&self, case: &str, is_it: IsIt, before: usize, fault: Fault) -> Rule {
         let (state, _) = watch::channel(State::Waiting);
         let laid = Laid {
             case: case.to_string(),
-            steps,
+            is_it,
             before,
             fault,
             fired: None,
@@ -185,10 +211,11 @@ impl Faults {
                     Fault::FreezeBefore | Fault::FreezeAfter => {
                         Verdict::Freeze(one.state.subscribe())
                     }
-                    Fault::FailBefore | Fault::FailAfter => Verdict::Go,
+                    Fault::FailAll if (one.is_it)(&step) => Verdict::Fail(step),
+                    Fault::FailBefore | Fault::FailAfter | Fault::FailAll => Verdict::Go,
                 };
             }
-            if step.steps() != one.steps {
+            if !(one.is_it)(&step) {
                 return Verdict::Go;
             }
             if one.before > 0 {
@@ -198,7 +225,7 @@ impl Faults {
             one.fired = Some(step.clone());
             one.state.send_replace(State::Fired);
             return match one.fault {
-                Fault::FailBefore => Verdict::Fail(step),
+                Fault::FailBefore | Fault::FailAll => Verdict::Fail(step),
                 Fault::FailAfter => Verdict::DoAndFail(step),
                 Fault::FreezeBefore => Verdict::Freeze(one.state.subscribe()),
                 Fault::FreezeAfter => Verdict::DoAndFreeze(one.state.subscribe()),
