@@ -93,6 +93,9 @@ pub(super) enum Step {
     },
     Deregister {
         table: Uuid,
+        id: Vec<String>,
+        location: String,
+        properties: Properties,
     },
     /// What ends together with a commit to several tables.
     Settle(Settlement),
@@ -117,6 +120,22 @@ pub(super) enum Noted {
 }
 
 impl Step {
+    /// The table that it declares.
+    pub(super) fn declared(&self) -> Result<Table> {
+        let Self::Declare { table, id, location, properties, .. } = self else {
+            return Err(Error::internal("reading a batch", "it declares no table"));
+        };
+        Ok(Table {
+            key: *table,
+            id: TableId::from_list(id)?,
+            location: location.clone(),
+            branch: Branch::main(),
+            state: TableState::Declared,
+            origin: Origin::Catalog,
+            properties: properties.clone(),
+        })
+    }
+
     pub(super) fn of_creation(creation: &Creation) -> Self {
         Self::CreateVersion {
             table: creation.table.key,
@@ -144,6 +163,10 @@ impl Engine {
         caller: &Caller,
     ) -> Result<(Uuid, Vec<TableChanged>)> {
         check_distinct(&changes)?;
+        let key = match self.next_marked_try(caller.mark().map(AsRef::as_ref)).await? {
+            Ok(key) => key,
+            Err(done) => return Ok(done),
+        };
         let mut lines: Vec<&Table> = changes.iter().filter_map(TableChange::table).collect();
         // The same order for everyone, or two batches would wait for each other.
         lines.sort_by_key(|table| (table.key, table.branch.clone()));
@@ -156,7 +179,7 @@ impl Engine {
             steps.push(self.decide(change).await.map_err(|error| at(index, error))?);
         }
         let batch = Batch {
-            key: Uuid::now_v7(),
+            key,
             state: BatchState::Open,
             changes: serde_json::to_string(&steps)
                 .map_err(|error| Error::internal("noting a batch", error))?,
@@ -166,7 +189,9 @@ impl Engine {
         };
         let creations = self.creations(&steps).await?;
         if self.intend(&batch, &steps, &creations).await? == Noted::Before {
-            return Err(Error::internal("noting a batch", "its id is another's"));
+            return Err(Error::ServiceUnavailable(
+                "another process is at a request with this key; try again".into(),
+            ));
         }
         let work = self.carry_out(&batch, &steps, &creations, caller);
         let done = self.while_at_it(batch.key, work).await?;
@@ -218,7 +243,12 @@ impl Engine {
                     keeps,
                 }
             }
-            TableChange::Deregister { table } => Step::Deregister { table: table.key },
+            TableChange::Deregister { table } => Step::Deregister {
+                table: table.key,
+                id: table.id.to_list(),
+                location: table.location,
+                properties: table.properties,
+            },
         })
     }
 
@@ -260,7 +290,7 @@ impl Engine {
         Ok(Some(Creation { index, table, staged, metadata, told }))
     }
 
-    async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
+    pub(super) async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
         let mut tx = self.catalog.read().await?;
         let found = tables::find_table_by_key(&mut tx, key).await?;
         let table = found.ok_or_else(|| Error::InvalidTableState("the table is gone".into()))?;
@@ -461,18 +491,9 @@ impl Engine {
     ) -> Result<TableChanged> {
         let now_us = self.now_us();
         match step {
-            Step::Declare { table, id, location, explicit, properties } => {
-                let id = TableId::from_list(id)?;
-                let namespace = namespaces::get_namespace(tx, &id.namespace).await?;
-                let table = Table {
-                    key: *table,
-                    id,
-                    location: location.clone(),
-                    branch: Branch::main(),
-                    state: TableState::Declared,
-                    origin: Origin::Catalog,
-                    properties: properties.clone(),
-                };
+            Step::Declare { location, explicit, .. } => {
+                let table = step.declared()?;
+                let namespace = namespaces::get_namespace(tx, &table.id.namespace).await?;
                 if *explicit {
                     let location = crate::lake::Location::from_stored(location.clone());
                     ensure_free(tx, &table.id, &location).await?;
@@ -500,7 +521,7 @@ impl Engine {
                 }
                 Ok(TableChanged::Deleted { versions: doomed.len() as u64 })
             }
-            Step::Deregister { table } => {
+            Step::Deregister { table, .. } => {
                 let table = tables::find_table_by_key(tx, *table).await?.ok_or_else(gone)?;
                 tables::delete_table(tx, &table).await?;
                 Ok(TableChanged::Deregistered(table))
@@ -666,7 +687,7 @@ impl TableChange {
             Self::Declare { .. } => None,
             Self::CreateVersion { table, .. }
             | Self::DeleteVersions { table, .. }
-            | Self::Deregister { table } => Some(table),
+            | Self::Deregister { table, .. } => Some(table),
         }
     }
 }

@@ -19,18 +19,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::batch::{AT_ONCE, Creation, MAX_CHANGES, Noted, Step, at};
+use super::batch_tries::Tries;
 use super::change::{PATIENCE, PAUSE};
 use super::publish::input;
 use super::settlement::{Settlement, check_held};
 use super::{CommitRequest, Engine, Once, jitter, location_of};
-use crate::catalog::batches::{self, Batch, BatchState};
+use crate::catalog::batches::{Batch, BatchState};
 use crate::catalog::{tables, uploads};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Input, Rules};
 use crate::model::{Branch, Caller, Properties, Table, TableId};
 
-/// How often a retry looks at a batch that another process is at.
-const LOOK: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A commit to one table among several.
@@ -105,7 +104,7 @@ impl Engine {
     ) -> Result<TablesCommitted> {
         let (deadline, mut pause, mut tries) = (Instant::now() + PATIENCE, PAUSE, 0);
         loop {
-            let batch = match self.next_try(once, &mut tries).await? {
+            let batch = match self.next_of_key(once, &mut tries).await? {
                 Ok(batch) => batch,
                 Err(answer) => return Ok(answer),
             };
@@ -115,7 +114,7 @@ impl Engine {
                 Ok(Tried::Overtaken(error)) => error,
                 // A twin of this request, on another replica that took it for dead, may have landed
                 // it.
-                Err(error) => return self.next_try(once, &mut 0).await?.err().ok_or(error),
+                Err(error) => return self.next_of_key(once, &mut 0).await?.err().ok_or(error),
             };
             if Instant::now() + pause >= deadline {
                 return Err(error);
@@ -126,46 +125,16 @@ impl Engine {
         }
     }
 
-    /// The id of the next try, or the answer of one that was made under the same key before. One
-    /// that was left in the middle is brought to its end first.
-    async fn next_try(
+    /// The id of the next try, or the answer of one that was made under the same key before.
+    async fn next_of_key(
         &self,
         once: Option<&Once>,
         tries: &mut u64,
     ) -> Result<Result<Uuid, TablesCommitted>> {
-        let Some(once) = once else { return Ok(Ok(Uuid::now_v7())) };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let key = Uuid::new_v5(&once.transaction_id(), &tries.to_be_bytes());
-            let batch = {
-                let mut tx = self.catalog.read().await?;
-                batches::find_batch(&mut tx, key).await?
-            };
-            let Some(batch) = batch else { return Ok(Ok(key)) };
-            match batch.state {
-                BatchState::Aborted => {
-                    // Two who sent the same request may both have taken the uploads for this try.
-                    self.give_uploads_back(key).await;
-                    *tries += 1;
-                }
-                BatchState::Committed | BatchState::Done => {
-                    let kept_us = i64::try_from(once.kept().as_micros()).unwrap_or(i64::MAX);
-                    if batch.created_at_us.saturating_add(kept_us) > self.now_us() {
-                        return answer_of(&batch).map(Err);
-                    }
-                    // Of a request that had the same key when nobody remembers it any more.
-                    *tries += 1;
-                }
-                BatchState::Open | BatchState::Aborting => {
-                    self.recover_batch(key).await?;
-                    if Instant::now() >= deadline {
-                        return Err(Error::ServiceUnavailable(
-                            "a request with this key is still at work; try again".into(),
-                        ));
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
+        let of = once.map(|once| Tries::of_key(once, self.now_us()));
+        match self.next_try(of, tries).await? {
+            Ok(key) => Ok(Ok(key)),
+            Err(batch) => answer_of(&batch).map(Err),
         }
     }
 

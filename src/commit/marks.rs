@@ -10,7 +10,7 @@ use crate::lake::{Change, Marked, Snapshot};
 use crate::model::{Caller, Mark, Origin, Page, PageScope, Properties, Table, TableVersion};
 
 /// By how much the clocks of the processes of one catalog may differ, in microseconds.
-const SKEW_US: i64 = 60 * 1_000_000;
+pub(super) const SKEW_US: i64 = 60 * 1_000_000;
 /// Likewise those of writers past the catalog, whose versions are no reason to stop before.
 const FOREIGN_SKEW_US: i64 = 60 * 60 * 1_000_000;
 

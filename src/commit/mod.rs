@@ -19,6 +19,7 @@ mod alter;
 mod arbiter;
 mod backfill;
 mod batch;
+mod batch_tries;
 mod change;
 mod clones;
 mod create;

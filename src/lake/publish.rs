@@ -17,7 +17,8 @@ use lance_table::io::commit::ManifestLocation;
 use uuid::Uuid;
 
 use super::add_columns::check_stored_names;
-use super::guard::{Fence, Guard};
+use super::below::moved_on;
+use super::guard::{Fence, Guard, Ledger};
 use super::snapshot::fragment_from_json;
 use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
 use crate::error::{Conflict, Error, Result};
@@ -319,10 +320,12 @@ impl Lake {
             .with_store_params(self.params.clone())
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));
+        let ledger = Ledger::default();
         let guard = Guard {
             expected: below.map(|below| below + 1),
             new_files: prepared.new_files,
             fence: rules.fence.clone(),
+            ledger: ledger.clone(),
             ..Guard::new(self.commit_handler(location).await?)
         };
         builder = builder.with_commit_handler(Arc::new(guard));
@@ -337,6 +340,10 @@ impl Lake {
                     retryable: prepared.change != Change::Overwrite,
                     ..Conflict::default()
                 }));
+            }
+            // What stood after the base was taken back before Lance had read it.
+            Err(error) if failure::is_absent(&error) && !ledger.put_begun() => {
+                return Err(moved_on(base.map_or(0, Snapshot::version)));
             }
             // Another's version stands where this one was to.
             Err(lance::Error::CommitConflict { version, .. }) => {

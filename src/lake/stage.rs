@@ -161,6 +161,10 @@ impl Lake {
                 if let Some(written) = written {
                     self.discard_staged(location, written.staged.as_ref(), None).await;
                 }
+                // What stood after the base was taken back before Lance had read it.
+                if failure::is_absent(&error) {
+                    return Ok(None);
+                }
                 let conflict = match failure::from_lance(error, location) {
                     Error::ConcurrentModification(conflict) => conflict,
                     error => return Err(error),

@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 use crate::support::batches::batch_ab;
 use crate::support::code::*;
 use crate::support::staging::{Staged, stage, stage_line, staging};
-use crate::support::{Backend, Reply, TestServer, assert_error, foreign, table, text};
+use crate::support::{Backend, Reply, TestServer, assert_error, foreign, sql, table, text};
 
 const CREATE: &str = "/v1/table/version/batch-create";
 const COMMIT: &str = "/v1/table/batch-commit";
+
+/// Keys without answers, that nobody holds any more.
+const LOST: &str = "UPDATE idempotency_keys SET response = NULL, lease_us = 0";
 
 async fn commit(server: &TestServer, operations: Vec<Value>) -> Reply {
     server.post(COMMIT, json!({"operations": operations})).await
@@ -78,6 +81,40 @@ both! {
         for id in ["ns$a", "ns$b", "ns$new"] {
             server.insert(id, &batch_ab(9..10)).await;
         }
+    }
+}
+
+both! {
+    /// The server died between the batch and the answer that is kept.
+    async fn a_batch_whose_answer_was_lost_is_answered_the_same(server: TestServer) {
+        let [a, b, _] = with_three(&server).await;
+        server.insert("ns$b", &batch_ab(1..2)).await;
+        let staged = stage(&a, batch_ab(1..4)).await;
+        let operations = vec![
+            declare("new"),
+            staged.operation(&["ns", "a"]),
+            delete("b", 1, 2),
+            deregister("c"),
+        ];
+        let entries = vec![stage(&b, batch_ab(2..5)).await.claim_of(&["ns", "b"])];
+        let requests = [
+            (COMMIT, json!({"operations": operations})),
+            (CREATE, json!({"entries": entries})),
+        ];
+        for (path, body) in requests {
+            let send = async || {
+                let request = server.request(reqwest::Method::POST, path).json(&body);
+                server.send(request.header("Idempotency-Key", path)).await
+            };
+            let first = send().await;
+            assert_eq!(first.status, 200, "{path}: {}", first.text());
+            sql::run(server.database(), LOST).await;
+            let again = send().await;
+            assert_eq!((again.status, again.text()), (200, first.text()), "{path}");
+        }
+        assert_eq!(server.versions("ns$a").await, [1, 2]);
+        assert_eq!(server.versions("ns$b").await, [2, 3]);
+        assert!(!server.exists("ns$c").await);
     }
 }
 

@@ -55,10 +55,13 @@ pub async fn batch_create_table_versions(
     Json(request): Json<BatchCreateTableVersionsRequest>,
 ) -> ApiResult<Reply<BatchCreateTableVersionsResponse>> {
     check_number(request.entries.len())?;
-    let mut changes = Vec::new();
-    for entry in request.entries {
-        changes.push(creation(&state, &database, entry).await?);
-    }
+    let changes = async {
+        let mut changes = Vec::new();
+        for entry in request.entries {
+            changes.push(creation(&state, &database, entry).await?);
+        }
+        Ok(changes)
+    };
     let (batch, done) = commit(&state, changes, caller).await?;
     let versions = done.into_iter().filter_map(|changed| match changed {
         TableChanged::Created(version) => Some(version.into()),
@@ -164,10 +167,13 @@ pub async fn batch_commit_tables(
     Json(request): Json<BatchCommitTablesRequest>,
 ) -> ApiResult<Reply<BatchCommitTablesResponse>> {
     check_number(request.operations.len())?;
-    let mut changes = Vec::new();
-    for operation in request.operations {
-        changes.push(operation.into_change(&state, &database).await?);
-    }
+    let changes = async {
+        let mut changes = Vec::new();
+        for operation in request.operations {
+            changes.push(operation.into_change(&state, &database).await?);
+        }
+        Ok(changes)
+    };
     let (batch, done) = commit(&state, changes, caller).await?;
     let transaction_id = batch.to_string();
     let results = done.into_iter().map(|changed| result(&state, &database, changed)).collect();
@@ -184,12 +190,17 @@ fn check_number(changes: usize) -> Result<()> {
     Ok(())
 }
 
+/// Makes `changes` as a batch, unless an earlier try of the request did.
 async fn commit(
     state: &AppState,
-    changes: Vec<TableChange>,
+    changes: impl Future<Output = Result<Vec<TableChange>>>,
     caller: Caller,
 ) -> Result<(Uuid, Vec<TableChanged>)> {
     let engine = state.engine.clone();
+    if let Some(done) = engine.batch_before(&caller).await? {
+        return Ok(done);
+    }
+    let changes = changes.await?;
     finish_even_if_the_client_leaves(&state.work.clone(), async move {
         engine.commit_batch(changes, &caller).await
     })
