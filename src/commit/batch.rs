@@ -103,12 +103,22 @@ pub(super) enum Step {
 
 /// A version that a batch puts.
 pub(super) struct Creation {
+    /// Of the change in the request.
     pub(super) index: usize,
     pub(super) table: Table,
     pub(super) staged: StagedManifest,
     pub(super) metadata: Properties,
     /// For a version that was staged here.
     pub(super) told: Option<Told>,
+}
+
+impl Creation {
+    /// Whether it is what a step puts.
+    fn is_of(&self, step: &Step) -> bool {
+        let key = self.table.key;
+        matches!(step, Step::CreateVersion { table, path, .. }
+            if *table == key && *path == self.staged.path())
+    }
 }
 
 /// When a batch was noted.
@@ -473,7 +483,8 @@ impl Engine {
                 self.settle_batch(&mut tx, settlement).await?;
                 continue;
             }
-            let created = put.iter().find(|(creation, _)| creation.index == index);
+            let created = put.iter().find(|(creation, _)| creation.is_of(step));
+            let index = created.map_or(index, |(creation, _)| creation.index);
             let changed = self.apply(&mut tx, step, created, caller).await;
             done.push(changed.map_err(|error| at(index, error))?);
         }

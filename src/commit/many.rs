@@ -68,6 +68,22 @@ struct Line<'a> {
     request: &'a CommitRequest,
 }
 
+/// What the versions of a try are put from.
+struct Staged {
+    uploads: u64,
+    /// What an earlier try put and could not take back, since a writer past this server had built on
+    /// it by then: the rows are in.
+    standing: Vec<(usize, CommittedTable)>,
+}
+
+/// What came of staging one version.
+enum One {
+    Made(Creation),
+    Standing(CommittedTable),
+    /// It would not be the next one.
+    Overtaken,
+}
+
 /// What came of a try.
 enum Tried {
     Committed(TablesCommitted),
@@ -103,13 +119,18 @@ impl Engine {
         caller: &Caller,
     ) -> Result<TablesCommitted> {
         let (deadline, mut pause, mut tries) = (Instant::now() + PATIENCE, PAUSE, 0);
+        let mut before = Vec::new();
         loop {
             let batch = match self.next_of_key(once, &mut tries).await? {
                 Ok(batch) => batch,
                 Err(answer) => return Ok(answer),
             };
+            if let Some(once) = once {
+                before =
+                    (0..tries).map(|number| Tries::id(once.transaction_id(), number)).collect();
+            }
             let lines = self.lines(commits).await?;
-            let error = match self.try_once(batch, &lines, once, caller).await {
+            let error = match self.try_once(batch, &before, &lines, once, caller).await {
                 Ok(Tried::Committed(answer)) => return Ok(answer),
                 Ok(Tried::Overtaken(error)) => error,
                 // A twin of this request, on another replica that took it for dead, may have landed
@@ -120,6 +141,7 @@ impl Engine {
                 return Err(error);
             }
             tracing::debug!(batch.id = %batch, %error, "going again");
+            before.push(batch);
             tokio::time::sleep(jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -170,14 +192,15 @@ impl Engine {
     async fn try_once(
         &self,
         batch: Uuid,
+        before: &[Uuid],
         lines: &[Line<'_>],
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<Tried> {
         let _turns = self.turns_in_order(lines).await?;
         let mut made = Vec::new();
-        let uploads = match self.stage_all(batch, lines, &mut made).await {
-            Ok(Ok(uploads)) => uploads,
+        let staged = match self.stage_all(batch, before, lines, &mut made).await {
+            Ok(Ok(staged)) => staged,
             Ok(Err(overtaken)) => {
                 self.unmake(batch, &made).await;
                 return Ok(Tried::Overtaken(overtaken));
@@ -187,11 +210,18 @@ impl Engine {
                 return Err(error);
             }
         };
+        let mut commits: Vec<(usize, CommittedTable)> = staged.standing;
+        let of = |index| lines.iter().find(|line| line.index == index);
+        commits.extend(made.iter().filter_map(|made| {
+            let (version, num_rows) = (made.staged.version(), made.staged.num_rows());
+            Some((made.index, committed(of(made.index)?, version, num_rows)))
+        }));
+        commits.sort_by_key(|(index, _)| *index);
         let answer = TablesCommitted {
             transaction_id: batch.to_string(),
-            commits: lines.iter().zip(&made).map(|(line, made)| committed(line, made)).collect(),
+            commits: commits.into_iter().map(|(_, commit)| commit).collect(),
         };
-        let settlement = Settlement::new(batch.to_string(), uploads, answer.clone(), once);
+        let settlement = Settlement::new(batch.to_string(), staged.uploads, answer.clone(), once);
         Ok(match self.put_together(batch, &made, settlement, caller).await? {
             Some(overtaken) => Tried::Overtaken(overtaken),
             None => Tried::Committed(answer),
@@ -211,16 +241,17 @@ impl Engine {
         Ok(turns)
     }
 
-    /// Takes the uploads and stages the versions, which go to `made`. Answers how many uploads there
-    /// are, or why it has to be done again.
+    /// Takes the uploads and stages the versions, which go to `made`. Answers what else there is to
+    /// it, or why it has to be done again.
     async fn stage_all(
         &self,
         batch: Uuid,
+        before: &[Uuid],
         lines: &[Line<'_>],
         made: &mut Vec<Creation>,
-    ) -> Result<Result<u64, Error>> {
+    ) -> Result<Result<Staged, Error>> {
         let mut inputs = Vec::new();
-        let mut uploads = 0;
+        let (mut uploads, mut standing) = (0, Vec::new());
         for line in lines {
             let taken = self.take_uploads(&line.table, line.request, batch).await;
             let taken = taken.map_err(|error| at(line.index, error))?;
@@ -229,14 +260,16 @@ impl Engine {
         }
         let work: Vec<(&Line, &Input)> = lines.iter().zip(&inputs).collect();
         for some in work.chunks(AT_ONCE) {
-            let outcomes =
-                join_all(some.iter().map(|(line, input)| self.stage_one(batch, line, input))).await;
+            let staging =
+                some.iter().map(|(line, input)| self.stage_one(batch, before, line, input));
+            let outcomes = join_all(staging).await;
             // What was made is noted before any refusal is looked at.
             let mut refused = None;
             for ((line, _), outcome) in some.iter().zip(outcomes) {
                 match outcome {
-                    Ok(Some(one)) => made.push(one),
-                    Ok(None) => {
+                    Ok(One::Made(one)) => made.push(one),
+                    Ok(One::Standing(commit)) => standing.push((line.index, commit)),
+                    Ok(One::Overtaken) => {
                         refused.get_or_insert((line, None));
                     }
                     Err(error) => {
@@ -256,25 +289,34 @@ impl Engine {
             tx.commit().await?;
             check_held(held, uploads)?;
         }
-        Ok(Ok(uploads))
+        Ok(Ok(Staged { uploads, standing }))
     }
 
-    /// Stages the version after the newest; `None` when that is not the newest any more.
+    /// Stages the version after the newest.
     async fn stage_one(
         &self,
         batch: Uuid,
+        before: &[Uuid],
         line: &Line<'_>,
         input: &Input,
-    ) -> Result<Option<Creation>> {
+    ) -> Result<One> {
         let Line { index, table, request } = line;
         let location = location_of(table);
         let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
         self.check_version(table, request, latest).await?;
         let base = self.base(table, request, latest).await?;
-        let prepared = self.lake.prepare(&location, base.as_ref(), request.change, input).await?;
+        let prepared = self.lake.prepare(&location, base.as_ref(), request.change, input).await;
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error @ Error::InvalidInput(_)) => {
+                let standing = self.find_standing(before, line).await?;
+                return standing.map(One::Standing).ok_or(error);
+            }
+            Err(error) => return Err(error),
+        };
         let rules = Rules {
             read_version: if request.read_version == 0 { latest } else { request.read_version },
-            transaction_id: Uuid::new_v5(&batch, &(*index as u64).to_be_bytes()),
+            transaction_id: line.transaction_id(batch),
             properties: request.properties.clone(),
             ..Rules::default()
         };
@@ -283,14 +325,30 @@ impl Engine {
             Ok(Some((staged, told))) => {
                 let (table, metadata) = (table.clone(), request.properties.clone());
                 let told = Some(told);
-                Ok(Some(Creation { index: *index, table, staged, metadata, told }))
+                Ok(One::Made(Creation { index: *index, table, staged, metadata, told }))
             }
-            Ok(None) => Ok(None),
+            Ok(None) => Ok(One::Overtaken),
             Err(Error::ConcurrentModification(conflict)) => {
                 Err(self.explain(table, request.read_version, *conflict).await)
             }
             Err(error) => Err(self.unless_gone(table, error).await),
         }
+    }
+
+    /// What one of the tries before put for a table, and still stands there.
+    async fn find_standing(
+        &self,
+        before: &[Uuid],
+        line: &Line<'_>,
+    ) -> Result<Option<CommittedTable>> {
+        for batch in before {
+            let transaction = line.transaction_id(*batch);
+            let landed = self.find_landed(&line.table, line.request, transaction).await?;
+            if let Some((version, num_rows)) = landed {
+                return Ok(Some(committed(line, version.manifest.version, num_rows)));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes back what was made for a try of which nothing is noted.
@@ -366,14 +424,21 @@ impl Engine {
     }
 }
 
-fn committed(line: &Line<'_>, made: &Creation) -> CommittedTable {
-    let (version, read_version) = (made.staged.version(), line.request.read_version);
+impl Line<'_> {
+    /// That of its version, as a try puts it.
+    fn transaction_id(&self, batch: Uuid) -> Uuid {
+        Uuid::new_v5(&batch, &(self.index as u64).to_be_bytes())
+    }
+}
+
+fn committed(line: &Line<'_>, version: u64, num_rows: u64) -> CommittedTable {
+    let read_version = line.request.read_version;
     CommittedTable {
         id: line.table.id.to_list(),
         version,
         read_version,
         rebased: version != read_version + 1,
-        num_rows: made.staged.num_rows(),
+        num_rows,
     }
 }
 

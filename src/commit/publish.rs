@@ -384,7 +384,7 @@ impl Engine {
     }
 
     /// A version after the one read that this transaction made, if there is one, and its rows.
-    async fn find_landed(
+    pub(super) async fn find_landed(
         &self,
         table: &Table,
         request: &CommitRequest,

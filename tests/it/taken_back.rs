@@ -248,3 +248,44 @@ async fn its_maker_goes_on_taking_it_back_on_sqlite() {
 async fn its_maker_goes_on_taking_it_back_on_postgres() {
     its_maker_goes_on_taking_it_back(Backend::Postgres).await;
 }
+
+/// A writer past the server builds on the half that stands, so that it cannot be taken back: then the
+/// other half follows.
+async fn what_others_built_on_is_completed(backend: Backend) {
+    let Some((server, faults)) = faulty(backend).await else { return };
+    let mut commits = strict_pair(&server, 50).await;
+    for entry in &mut commits {
+        entry["on_conflict"] = json!("rebase");
+    }
+    let (one, two) = (server.location("ns$one_a").await, server.location("ns$two_b").await);
+    let stuck = faults.lay_at("two", puts(2), Fault::FreezeBefore);
+    let rest = async {
+        assert!(stuck.fired_or(std::future::pending()).await, "no batch was put");
+        until_it_stands(&one, 2).await;
+        foreign::append(plain(&one), batch_ab(90..91)).await;
+        foreign::append(plain(&two), batch_ab(70..71)).await;
+        drop(stuck);
+    };
+    let (reply, ()) = futures::join!(commit(&server, &commits), rest);
+    let done = reply.ok();
+    let versions: Vec<_> = (0..2).map(|entry| done["commits"][entry]["version"].clone()).collect();
+    assert_eq!(versions, [2, 3], "{done}");
+    assert_eq!(server.values("ns$one_a").await, [0, 1, 50, 90]);
+    assert_eq!(server.values("ns$two_b").await, [0, 1, 50, 70]);
+    assert_eq!(server.versions("ns$one_a").await, [1, 2, 3]);
+    for name in [ONE, TWO] {
+        let listed = server.get(&table(&format!("ns${name}"), "uploads")).await.ok();
+        assert_eq!(listed["uploads"], json!([]), "{name}");
+        insert(&server, &format!("ns${name}"), 91).await.ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_built_on_is_completed_on_sqlite() {
+    what_others_built_on_is_completed(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_built_on_is_completed_on_postgres() {
+    what_others_built_on_is_completed(Backend::Postgres).await;
+}

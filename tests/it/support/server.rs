@@ -87,6 +87,10 @@ impl TestServer {
     }
 
     async fn start(home: Arc<Home>, parts: Parts, configure: Configure) -> Self {
+        // What the servers log: with `--nocapture`, for looking into a failure.
+        if let Ok(filter) = std::env::var("TILTYARD_TEST_LOG") {
+            tiltyard::telemetry::install(tiltyard::telemetry::LogFormat::Text, &filter);
+        }
         let running = Running::start(parts.clone(), settings(&home, configure.as_ref()));
         let client = Client::builder()
             .no_proxy()
