@@ -309,13 +309,13 @@ impl Engine {
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error @ Error::InvalidInput(_)) => {
-                let standing = self.find_standing(before, line).await?;
+                let standing = self.find_standing(before, line, input).await?;
                 return standing.map(One::Standing).ok_or(error);
             }
             Err(error) => return Err(error),
         };
         let rules = Rules {
-            read_version: if request.read_version == 0 { latest } else { request.read_version },
+            read_version: request.read_or(latest),
             transaction_id: line.transaction_id(batch),
             properties: request.properties.clone(),
             ..Rules::default()
@@ -335,17 +335,27 @@ impl Engine {
         }
     }
 
-    /// What one of the tries before put for a table, and still stands there.
+    /// The version by which the rows that one of the tries before put are in a table: that version, or
+    /// the one that a writer past this server made of it while it was taken back.
     async fn find_standing(
         &self,
         before: &[Uuid],
         line: &Line<'_>,
+        input: &Input,
     ) -> Result<Option<CommittedTable>> {
-        for batch in before {
-            let transaction = line.transaction_id(*batch);
-            let landed = self.find_landed(&line.table, line.request, transaction).await?;
-            if let Some((version, num_rows)) = landed {
-                return Ok(Some(committed(line, version.manifest.version, num_rows)));
+        let (location, files) = (location_of(&line.table), input.data_files());
+        if before.is_empty() || files.is_empty() {
+            return Ok(None);
+        }
+        let latest = self.latest(&line.table).await?.map_or(0, |latest| latest.manifest.version);
+        for number in line.request.read_version + 1..=latest {
+            let there = match self.describe_version(&line.table, number).await {
+                Err(Error::TableVersionNotFound { .. }) => continue,
+                there => there?.manifest.version,
+            };
+            let snapshot = self.lake.snapshot(&location, there).await?;
+            if snapshot.holds_files(&files) {
+                return Ok(Some(committed(line, there, snapshot.num_rows().await?)));
             }
         }
         Ok(None)

@@ -64,6 +64,12 @@ pub struct Brought {
 }
 
 impl CommitRequest {
+    /// The version that it was made against. Of a table that got its first version since, what was
+    /// read is nothing, and the rows go with whatever is there.
+    pub(super) fn read_or(&self, latest: u64) -> u64 {
+        if self.read_version == 0 { latest } else { self.read_version }
+    }
+
     /// Whether the catalog may say of an upload that this commit has it.
     pub(super) fn may_have_claims(&self) -> bool {
         self.brought.as_ref().is_none_or(|brought| brought.is_noted)
@@ -255,12 +261,7 @@ impl Engine {
         let mut seen = None;
         loop {
             tries += 1;
-            let of_batch = seen.is_some() && self.wait_for_batch(table).await?;
-            let latest = self.newest_number(table).await?;
-            if seen.take().is_some_and(|seen| of_batch || latest < seen) {
-                // Lance remembers what it met, by its number, and another may come to have that.
-                self.lake.forget();
-            }
+            let latest = self.newest_after(table, seen.take()).await?;
             if !follows {
                 self.check_version(table, request, latest).await?;
             }
@@ -272,13 +273,7 @@ impl Engine {
             let looked_at = if tries > 1 { self.newest_number(table).await? } else { latest };
             let rules = Rules {
                 newest: Some(looked_at.max(newest)),
-                // A table that got its first version since: what was read is nothing, and the
-                // rows go with whatever is there.
-                read_version: match request.read_version {
-                    _ if follows => newest,
-                    0 => latest,
-                    read_version => read_version,
-                },
+                read_version: if follows { newest } else { request.read_or(latest) },
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
@@ -315,6 +310,18 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// As [`Self::newest_number`], once Lance has met a version that had not landed when it was asked
+    /// for before.
+    async fn newest_after(&self, table: &Table, seen: Option<u64>) -> Result<u64> {
+        let of_batch = seen.is_some() && self.wait_for_batch(table).await?;
+        let latest = self.newest_number(table).await?;
+        if seen.is_some_and(|seen| of_batch || latest < seen) {
+            // Lance remembers what it met, by its number, and another may come to have that.
+            self.lake.forget();
+        }
+        Ok(latest)
     }
 
     async fn newest_number(&self, table: &Table) -> Result<u64> {
@@ -384,7 +391,7 @@ impl Engine {
     }
 
     /// A version after the one read that this transaction made, if there is one, and its rows.
-    pub(super) async fn find_landed(
+    async fn find_landed(
         &self,
         table: &Table,
         request: &CommitRequest,

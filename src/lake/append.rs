@@ -114,6 +114,13 @@ impl Snapshot {
         verdicts
     }
 
+    /// Whether it refers to all of some data files.
+    pub fn holds_files(&self, files: &[String]) -> bool {
+        let held = self.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+        let held: HashSet<&str> = held.map(|file| file.path.as_str()).collect();
+        files.iter().all(|file| held.contains(file.as_str()))
+    }
+
     /// Puts one version with the rows of all additions, which were checked against this one: it
     /// lands as the version right after this one, or not at all.
     ///

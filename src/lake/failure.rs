@@ -203,6 +203,11 @@ pub(super) fn is_not_found(error: &lance::Error) -> bool {
         if matches!(error.downcast_ref(), Some(object_store::Error::NotFound { .. })) {
             return true;
         }
+        match error.downcast_ref() {
+            Some(lance::Error::NotFound { .. }) => return true,
+            Some(lance::Error::Shared { source }) => return is_not_found(source),
+            _ => {}
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>()
             && io.kind() == std::io::ErrorKind::NotFound
         {

@@ -20,6 +20,7 @@ use super::add_columns::check_stored_names;
 use super::below::moved_on;
 use super::guard::{Fence, Guard, Ledger};
 use super::snapshot::fragment_from_json;
+use super::write::data_files;
 use super::{Lake, Location, Snapshot, failure, probe, schema, verify};
 use crate::error::{Conflict, Error, Result};
 use crate::model::{ManifestEntry, Staged};
@@ -38,6 +39,14 @@ pub struct Input {
     pub fragments: Vec<serde_json::Value>,
     /// The JSON Arrow schema that the caller expects.
     pub schema: Option<serde_json::Value>,
+}
+
+impl Input {
+    /// The names of all data files.
+    pub fn data_files(&self) -> Vec<String> {
+        let staged = self.staged.iter().flat_map(|staged| data_files(&staged.fragments));
+        staged.chain(data_files(&self.fragments)).collect()
+    }
 }
 
 /// The three operations of a commit.

@@ -40,6 +40,13 @@ async fn with_three(server: &TestServer) -> [String; 3] {
     locations.try_into().expect("three")
 }
 
+/// One operation of each kind about those tables, the first of which stands at a location.
+async fn of_every_kind(server: &TestServer, a: &str) -> Vec<Value> {
+    server.insert("ns$b", &batch_ab(1..2)).await;
+    let staged = stage(a, batch_ab(1..4)).await;
+    vec![declare("new"), staged.operation(&["ns", "a"]), delete("b", 1, 2), deregister("c")]
+}
+
 async fn newest(server: &TestServer, id: &str) -> u64 {
     let path = table(id, "version/list?descending=true&limit=1");
     let listed = server.post_empty(&path).await.ok();
@@ -49,14 +56,7 @@ async fn newest(server: &TestServer, id: &str) -> u64 {
 both! {
     async fn a_batch_does_all_of_it(server: TestServer) {
         let [a, b, _] = with_three(&server).await;
-        server.insert("ns$b", &batch_ab(1..2)).await;
-        let staged = stage(&a, batch_ab(1..4)).await;
-        let operations = vec![
-            declare("new"),
-            staged.operation(&["ns", "a"]),
-            delete("b", 1, 2),
-            deregister("c"),
-        ];
+        let operations = of_every_kind(&server, &a).await;
         let done = commit(&server, operations).await.ok();
         let results = done["results"].as_array().expect("results");
         assert!(!text(&results[0]["declare_table"], "location").is_empty(), "{done}");
@@ -88,14 +88,7 @@ both! {
     /// The server died between the batch and the answer that is kept.
     async fn a_batch_whose_answer_was_lost_is_answered_the_same(server: TestServer) {
         let [a, b, _] = with_three(&server).await;
-        server.insert("ns$b", &batch_ab(1..2)).await;
-        let staged = stage(&a, batch_ab(1..4)).await;
-        let operations = vec![
-            declare("new"),
-            staged.operation(&["ns", "a"]),
-            delete("b", 1, 2),
-            deregister("c"),
-        ];
+        let operations = of_every_kind(&server, &a).await;
         let entries = vec![stage(&b, batch_ab(2..5)).await.claim_of(&["ns", "b"])];
         let requests = [
             (COMMIT, json!({"operations": operations})),

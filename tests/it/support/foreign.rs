@@ -38,11 +38,21 @@ pub async fn overwrite(location: &str, rows: RecordBatch) -> u64 {
     write(location, rows, WriteMode::Overwrite).await
 }
 
+/// How often a writer looks again for what it is to build on.
+const TRIES: usize = 5;
+
 async fn write(location: &str, rows: RecordBatch, mode: WriteMode) -> u64 {
     let params = WriteParams { mode, ..WriteParams::default() };
-    let insert = InsertBuilder::new(location).with_params(&params);
-    let dataset = Box::pin(insert.execute(vec![rows])).await;
-    dataset.expect("a foreign write").version().version
+    for _ in 0..TRIES {
+        let insert = InsertBuilder::new(location).with_params(&params);
+        match Box::pin(insert.execute(vec![rows.clone()])).await {
+            Ok(dataset) => return dataset.version().version,
+            // What it was about to build on was taken back.
+            Err(error) if format!("{error:?}").contains("NotFound") => {}
+            Err(error) => panic!("a foreign write: {error:?}"),
+        }
+    }
+    panic!("a foreign write found nothing to build on {TRIES} times");
 }
 
 /// Writes data files and commits nothing; gives the fragments as Lance's own JSON.
