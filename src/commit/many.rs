@@ -78,7 +78,7 @@ struct Staged {
 
 /// What came of staging one version.
 enum One {
-    Made(Creation),
+    Made(Box<Creation>),
     Standing(CommittedTable),
     /// It would not be the next one.
     Overtaken,
@@ -267,7 +267,7 @@ impl Engine {
             let mut refused = None;
             for ((line, _), outcome) in some.iter().zip(outcomes) {
                 match outcome {
-                    Ok(One::Made(one)) => made.push(one),
+                    Ok(One::Made(one)) => made.push(*one),
                     Ok(One::Standing(commit)) => standing.push((line.index, commit)),
                     Ok(One::Overtaken) => {
                         refused.get_or_insert((line, None));
@@ -325,7 +325,7 @@ impl Engine {
             Ok(Some((staged, told))) => {
                 let (table, metadata) = (table.clone(), request.properties.clone());
                 let told = Some(told);
-                Ok(One::Made(Creation { index: *index, table, staged, metadata, told }))
+                Ok(One::Made(Box::new(Creation { index: *index, table, staged, metadata, told })))
             }
             Ok(None) => Ok(One::Overtaken),
             Err(Error::ConcurrentModification(conflict)) => {

@@ -368,7 +368,7 @@ impl Lake {
         };
         let num_rows = landed.fragments().iter().filter_map(Fragment::num_rows).sum::<usize>();
         let manifest = manifest_entry(landed.manifest(), landed.manifest_location());
-        if direct.is_some() && manifest.version % HINTED == 0 {
+        if direct.is_some() && manifest.version.is_multiple_of(HINTED) {
             self.write_hint(location, manifest.version).await;
         }
         let landed = direct.map_or(landed.clone(), |direct| direct.landed(&landed));

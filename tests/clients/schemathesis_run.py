@@ -26,6 +26,16 @@ expected-statuses = ["2xx", 400, 404, 406, 409]
 """
 
 
+# What Python 3.11 says now and then when two threads look at source: no finding of schemathesis.
+OF_PYTHON = "AST constructor recursion depth mismatch"
+
+
+def run(command, environment):
+    done = subprocess.run(command, env=environment, timeout=SECONDS + 180, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, flush=True)
+    return done
+
+
 def main():
     base, options = sys.argv[1].rstrip("/"), sys.argv[2:]
     configuration = pathlib.Path("schemathesis.toml")
@@ -43,7 +53,9 @@ def main():
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     # The time that schemathesis keeps, and some more to start and to make a report.
-    done = subprocess.run(command, env=os.environ | environment, timeout=SECONDS + 180)
+    done = run(command, os.environ | environment)
+    if done.returncode and OF_PYTHON in done.stdout:
+        done = run([*command, "--workers", "1"], os.environ | environment)
     health = urllib.request.urlopen(f"{base}/healthz", timeout=SECONDS_PER_REQUEST)
     assert health.status == 200, "the server has suffered"
     sys.exit(done.returncode)
