@@ -33,11 +33,6 @@ impl Tries {
         Self { request: once.transaction_id(), since_us: now_us.saturating_sub(kept_us) }
     }
 
-    /// The id of the batch that a request's try is.
-    pub(super) fn id(request: Uuid, number: u64) -> Uuid {
-        Uuid::new_v5(&request, &number.to_be_bytes())
-    }
-
     fn of_mark(mark: &Mark) -> Self {
         Self { request: mark.id, since_us: mark.since_us.saturating_sub(SKEW_US) }
     }
@@ -54,7 +49,7 @@ impl Engine {
         let Some(Tries { request, since_us }) = of else { return Ok(Ok(Uuid::now_v7())) };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let key = Tries::id(request, *tries);
+            let key = Uuid::new_v5(&request, &tries.to_be_bytes());
             let batch = {
                 let mut tx = self.catalog.read().await?;
                 batches::find_batch(&mut tx, key).await?

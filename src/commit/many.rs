@@ -28,7 +28,7 @@ use crate::catalog::batches::{Batch, BatchState};
 use crate::catalog::{tables, uploads};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Input, Rules};
-use crate::model::{Branch, Caller, Properties, Table, TableId};
+use crate::model::{Attempt, Branch, Caller, Properties, Table, TableId};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -119,18 +119,17 @@ impl Engine {
         caller: &Caller,
     ) -> Result<TablesCommitted> {
         let (deadline, mut pause, mut tries) = (Instant::now() + PATIENCE, PAUSE, 0);
-        let mut before = Vec::new();
+        let mut attempt = Attempt::First;
         loop {
             let batch = match self.next_of_key(once, &mut tries).await? {
                 Ok(batch) => batch,
                 Err(answer) => return Ok(answer),
             };
-            if let Some(once) = once {
-                before =
-                    (0..tries).map(|number| Tries::id(once.transaction_id(), number)).collect();
+            if tries > 0 {
+                attempt = Attempt::AfterAnother;
             }
             let lines = self.lines(commits).await?;
-            let error = match self.try_once(batch, &before, &lines, once, caller).await {
+            let error = match self.try_once(batch, attempt, &lines, once, caller).await {
                 Ok(Tried::Committed(answer)) => return Ok(answer),
                 Ok(Tried::Overtaken(error)) => error,
                 // A twin of this request, on another replica that took it for dead, may have landed
@@ -141,7 +140,7 @@ impl Engine {
                 return Err(error);
             }
             tracing::debug!(batch.id = %batch, %error, "going again");
-            before.push(batch);
+            attempt = Attempt::AfterAnother;
             tokio::time::sleep(jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -192,14 +191,14 @@ impl Engine {
     async fn try_once(
         &self,
         batch: Uuid,
-        before: &[Uuid],
+        attempt: Attempt,
         lines: &[Line<'_>],
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<Tried> {
         let _turns = self.turns_in_order(lines).await?;
         let mut made = Vec::new();
-        let staged = match self.stage_all(batch, before, lines, &mut made).await {
+        let staged = match self.stage_all(batch, attempt, lines, &mut made).await {
             Ok(Ok(staged)) => staged,
             Ok(Err(overtaken)) => {
                 self.unmake(batch, &made).await;
@@ -246,7 +245,7 @@ impl Engine {
     async fn stage_all(
         &self,
         batch: Uuid,
-        before: &[Uuid],
+        attempt: Attempt,
         lines: &[Line<'_>],
         made: &mut Vec<Creation>,
     ) -> Result<Result<Staged, Error>> {
@@ -261,7 +260,7 @@ impl Engine {
         let work: Vec<(&Line, &Input)> = lines.iter().zip(&inputs).collect();
         for some in work.chunks(AT_ONCE) {
             let staging =
-                some.iter().map(|(line, input)| self.stage_one(batch, before, line, input));
+                some.iter().map(|(line, input)| self.stage_one(batch, attempt, line, input));
             let outcomes = join_all(staging).await;
             // What was made is noted before any refusal is looked at.
             let mut refused = None;
@@ -296,7 +295,7 @@ impl Engine {
     async fn stage_one(
         &self,
         batch: Uuid,
-        before: &[Uuid],
+        attempt: Attempt,
         line: &Line<'_>,
         input: &Input,
     ) -> Result<One> {
@@ -308,15 +307,15 @@ impl Engine {
         let prepared = self.lake.prepare(&location, base.as_ref(), request.change, input).await;
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(error @ Error::InvalidInput(_)) => {
-                let standing = self.find_standing(before, line, input).await?;
+            Err(error @ Error::InvalidInput(_)) if attempt == Attempt::AfterAnother => {
+                let standing = self.find_standing(line, input).await?;
                 return standing.map(One::Standing).ok_or(error);
             }
             Err(error) => return Err(error),
         };
         let rules = Rules {
             read_version: request.read_or(latest),
-            transaction_id: line.transaction_id(batch),
+            transaction_id: Uuid::new_v5(&batch, &(*index as u64).to_be_bytes()),
             properties: request.properties.clone(),
             ..Rules::default()
         };
@@ -339,12 +338,11 @@ impl Engine {
     /// the one that a writer past this server made of it while it was taken back.
     async fn find_standing(
         &self,
-        before: &[Uuid],
         line: &Line<'_>,
         input: &Input,
     ) -> Result<Option<CommittedTable>> {
         let (location, files) = (location_of(&line.table), input.data_files());
-        if before.is_empty() || files.is_empty() {
+        if files.is_empty() {
             return Ok(None);
         }
         let latest = self.latest(&line.table).await?.map_or(0, |latest| latest.manifest.version);
@@ -431,13 +429,6 @@ impl Engine {
             ..Conflict::default()
         };
         self.explain(&line.table, line.request.read_version, conflict).await
-    }
-}
-
-impl Line<'_> {
-    /// That of its version, as a try puts it.
-    fn transaction_id(&self, batch: Uuid) -> Uuid {
-        Uuid::new_v5(&batch, &(self.index as u64).to_be_bytes())
     }
 }
 
