@@ -81,7 +81,8 @@ pub async fn run_with(
     let serve = axum::serve(
         // Small answers go out at once instead of waiting for more.
         listener.tap_io(|stream| drop(stream.set_nodelay(true))),
-        router(state),
+        // A router as it is would be copied as a whole for each connection.
+        router(state).into_make_service(),
     )
     .with_graceful_shutdown(async move {
         shutdown.await;

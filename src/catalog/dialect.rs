@@ -8,6 +8,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use super::readers::Readers;
 use super::{Pools, Tx};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,9 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a request waits for a connection before it is told that the catalog is busy.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many may read SQLite at once.
+const SQLITE_READERS: usize = 8;
 
 /// What a server that froze or vanished may hold: the others wait no longer for its rows, and the
 /// database gives them up by itself. The keepalives are in seconds, and in their number.
@@ -83,15 +87,16 @@ async fn connect(url: &str) -> Result<Pools> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(ACQUIRE_TIMEOUT)
         .foreign_keys(true);
-    let pool = |size| {
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
         // There is no server that could have gone away since.
-        let options = SqlitePoolOptions::new().max_connections(size).test_before_acquire(false);
-        options.acquire_timeout(ACQUIRE_TIMEOUT)
-    };
-    let writer =
-        pool(1).connect_with(options.clone()).await.map_err(|error| unreachable(&error))?;
-    let readers = pool(8).connect_with(options).await.map_err(|error| unreachable(&error))?;
-    Ok(Pools::Sqlite { readers, writer })
+        .test_before_acquire(false)
+        .connect_with(options.clone())
+        .await
+        .map_err(|error| unreachable(&error))?;
+    let readers = Readers::open(options, SQLITE_READERS, ACQUIRE_TIMEOUT).await;
+    Ok(Pools::Sqlite { readers: readers.map_err(|error| unreachable(&error))?, writer })
 }
 
 fn unreachable(error: &sqlx::Error) -> Error {
@@ -114,8 +119,8 @@ pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
 pub(super) async fn ensure_current(pools: &Pools) -> Result<()> {
     const SQL: &str = "SELECT COUNT(*) FROM _sqlx_migrations WHERE success";
     let (done, wanted) = match pools {
-        Pools::Sqlite { readers, .. } => {
-            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(readers).await, SQLITE.iter().count())
+        Pools::Sqlite { writer, .. } => {
+            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(writer).await, SQLITE.iter().count())
         }
         Pools::Postgres(pool) => {
             (sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await, POSTGRES.iter().count())

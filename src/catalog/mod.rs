@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod multipart;
 pub mod namespaces;
+mod readers;
 pub mod removals;
 pub mod survey;
 pub mod tables;
@@ -58,7 +59,7 @@ enum Pools {
     /// SQLite has one writer at a time: a pool of one makes the others queue here, in order,
     /// where they would otherwise poll the file's lock.
     Sqlite {
-        readers: SqlitePool,
+        readers: readers::Readers,
         writer: SqlitePool,
     },
     Postgres(PgPool),
@@ -66,17 +67,21 @@ enum Pools {
 
 /// One connection for the length of some work. It must not be held across storage I/O.
 pub enum Tx {
-    Sqlite(Session<Sqlite>),
-    Postgres(Session<Postgres>),
+    Sqlite(Session<Sqlite, readers::Reader>),
+    Postgres(Session<Postgres, PoolConnection<Postgres>>),
 }
 
 /// A connection that only reads, or a transaction that rolls back unless it is committed.
-pub enum Session<DB: sqlx::Database> {
-    Read(PoolConnection<DB>),
+pub enum Session<DB: sqlx::Database, Reader> {
+    Read(Reader),
     Write(sqlx::Transaction<'static, DB>),
 }
 
-impl<DB: sqlx::Database> Deref for Session<DB> {
+impl<DB, Reader> Deref for Session<DB, Reader>
+where
+    DB: sqlx::Database,
+    Reader: Deref<Target = DB::Connection>,
+{
     type Target = DB::Connection;
 
     fn deref(&self) -> &DB::Connection {
@@ -87,7 +92,11 @@ impl<DB: sqlx::Database> Deref for Session<DB> {
     }
 }
 
-impl<DB: sqlx::Database> DerefMut for Session<DB> {
+impl<DB, Reader> DerefMut for Session<DB, Reader>
+where
+    DB: sqlx::Database,
+    Reader: DerefMut<Target = DB::Connection>,
+{
     fn deref_mut(&mut self) -> &mut DB::Connection {
         match self {
             Self::Read(connection) => connection,
@@ -96,7 +105,7 @@ impl<DB: sqlx::Database> DerefMut for Session<DB> {
     }
 }
 
-impl<DB: sqlx::Database> Session<DB> {
+impl<DB: sqlx::Database, Reader> Session<DB, Reader> {
     async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Read(_) => Ok(()),

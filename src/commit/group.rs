@@ -6,10 +6,12 @@
 //! the answers, come while the next group is being put. An append that cannot share a version goes
 //! alone, on the road that all other operations go.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -69,7 +71,7 @@ impl CommitRequest {
 }
 
 impl Engine {
-    /// Adds rows in a version that others may share.
+    /// Adds rows in a version that others may share, and claims their uploads first.
     ///
     /// # Errors
     /// As [`Engine::commit_table`]. Uploads stay claimed.
@@ -77,7 +79,6 @@ impl Engine {
         &self,
         table: &Table,
         request: &CommitRequest,
-        taken: Vec<Taken>,
         transaction_id: Uuid,
         once: Option<&Once>,
         caller: &Caller,
@@ -85,7 +86,14 @@ impl Engine {
         let claimed_at = Instant::now();
         let line = self.lines.line(table);
         let removals = line.removals();
-        let addition = self.lake.addition(&location_of(table), &input(request, &taken)).await?;
+        let location = location_of(table);
+        // Neither needs the other, and the one asks the catalog, the other storage.
+        let (taken, named) = tokio::join!(
+            self.uploads_of(table, request, transaction_id),
+            self.lake.look_at(&location, &request.fragments),
+        );
+        let taken = taken?;
+        let addition = named?.with(&input(request, &taken).staged)?;
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
             request: request.clone(),
@@ -119,11 +127,10 @@ impl Engine {
             if group.is_empty() {
                 return;
             }
-            let (engine, table, line) = (self.clone(), table.clone(), line.clone());
-            // A task of its own: whatever becomes of one group, the next is served.
-            let put = self.work.spawn(async move { engine.put_group(&table, &line, group).await });
-            if let Err(error) = put.await {
-                tracing::error!(%error, "a group of appends broke off");
+            // Whatever becomes of one group, the next is served.
+            let put = AssertUnwindSafe(self.put_group(&table, &line, group));
+            if put.catch_unwind().await.is_err() {
+                tracing::error!(table.id = %table.id, "a group of appends broke off");
             }
             drop(turn);
         }
@@ -174,7 +181,7 @@ impl Engine {
                 Err(error) => {
                     self.lines.forget(table);
                     tracing::warn!(table.id = %table.id, %error, "the outcome of a group is unknown");
-                    return self.settle_group(table, fitting, &error).await;
+                    return Box::pin(self.settle_group(table, fitting, &error)).await;
                 }
             }
         }

@@ -284,7 +284,8 @@ impl Engine {
             };
             let Some(intent) = intent else { return Ok(()) };
             if intent.lease_us <= self.now_us() {
-                self.recover_batch(intent.batch).await?;
+                // Rare, and large: it would make every future large that waits for a batch.
+                Box::pin(self.recover_batch(intent.batch)).await?;
             } else if Instant::now() >= deadline {
                 return Err(Error::conflict(Conflict {
                     message: format!(

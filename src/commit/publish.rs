@@ -139,12 +139,13 @@ impl Engine {
                 Err(answer) => return Ok(answer),
             },
         };
-        let work = async {
+        // On the heap at once: it would be copied with every future that it is a part of.
+        let work = Box::pin(async {
             let caller = self.marked_by(caller, once, attempt).await?;
             let of_caller = || caller.mark().map_or_else(Uuid::now_v7, |mark| mark.id);
             let transaction_id = once.map_or_else(of_caller, Once::transaction_id);
             self.commit_now(table, &request, attempt, transaction_id, once, &caller).await
-        };
+        });
         self.while_alive(once, work).await
     }
 
@@ -192,25 +193,20 @@ impl Engine {
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<CommitOutcome> {
-        let mut taken = match &request.brought {
-            Some(Brought { upload, is_noted }) => {
-                let by = if *is_noted { NamedBy::Id } else { NamedBy::Nobody };
-                vec![Taken { upload: upload.clone(), by }]
+        let taken = match request.may_share() {
+            false => self.uploads_of(table, request, transaction_id).await?,
+            true => {
+                let shared = self.append_with_others(table, request, transaction_id, once, caller);
+                match shared.await? {
+                    Shared::Landed(outcome) => return Ok(outcome),
+                    Shared::Alone(taken) => taken,
+                }
             }
-            None => self.take_uploads(table, request, transaction_id).await?,
         };
-        if request.may_share() {
-            let shared =
-                self.append_with_others(table, request, taken, transaction_id, once, caller);
-            match shared.await? {
-                Shared::Landed(outcome) => return Ok(outcome),
-                Shared::Alone(uploads) => taken = uploads,
-            }
-        }
         let _place = self.lines.queue(table)?;
         let _turn = self.take_turn(table).await?;
         let (version, published) =
-            self.publish(table, request, &taken, transaction_id, caller).await?;
+            Box::pin(self.publish(table, request, &taken, transaction_id, caller)).await?;
         let number = version.manifest.version;
         let outcome = CommitOutcome::of(request, number, published.num_rows, transaction_id);
         match &published.snapshot {
@@ -225,6 +221,20 @@ impl Engine {
         Ok(outcome)
     }
 
+    /// What the commit brought with it, or else [`Self::take_uploads`].
+    pub(super) async fn uploads_of(
+        &self,
+        table: &Table,
+        request: &CommitRequest,
+        transaction_id: Uuid,
+    ) -> Result<Vec<Taken>> {
+        let Some(Brought { upload, is_noted }) = &request.brought else {
+            return self.take_uploads(table, request, transaction_id).await;
+        };
+        let by = if *is_noted { NamedBy::Id } else { NamedBy::Nobody };
+        Ok(vec![Taken { upload: upload.clone(), by }])
+    }
+
     /// Records what this transaction landed before, if it did.
     pub(super) async fn record_landed(
         &self,
@@ -234,7 +244,7 @@ impl Engine {
         once: Option<&Once>,
         caller: &Caller,
     ) -> Result<Option<CommitOutcome>> {
-        let landed = self.find_landed(table, request, transaction_id).await?;
+        let landed = Box::pin(self.find_landed(table, request, transaction_id)).await?;
         let Some((version, num_rows)) = landed else { return Ok(None) };
         let number = version.manifest.version;
         let outcome = CommitOutcome::of(request, number, num_rows, transaction_id);

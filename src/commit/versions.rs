@@ -40,7 +40,7 @@ impl Engine {
         if newer.is_empty() {
             return Ok(known);
         }
-        self.adopt(table, newer).await
+        Box::pin(self.adopt(table, newer)).await
     }
 
     /// Those of versions without rows that may be adopted: not one that a batch is about to make,

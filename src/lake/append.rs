@@ -9,11 +9,12 @@ use lance_table::format::Fragment;
 use uuid::Uuid;
 
 use super::mark::MARK;
-use super::publish::{Change, Input, Prepared, Published, Rules};
+use super::publish::{Change, Prepared, Published, Rules};
 use super::publish::{all_fragments, decode_all, refuse_deletions};
 use super::snapshot::fragment_from_json;
 use super::{Lake, Location, Snapshot, verify};
 use crate::error::{Error, Result};
+use crate::model::Staged;
 
 /// Rows to add, whose files were looked at.
 pub struct Addition {
@@ -25,23 +26,43 @@ pub struct Addition {
     files: HashSet<String>,
 }
 
+/// Fragments that a caller named, whose files were looked at.
+pub struct Named {
+    fragments: Vec<Fragment>,
+    fields: Option<Vec<Field>>,
+}
+
 impl Lake {
-    /// Looks at the files of rows that are to be added.
+    /// Looks at the files of fragments that are to be added.
     ///
     /// # Errors
     /// `InvalidInput` and `TableSchemaValidation` that say what is wrong with them.
-    pub async fn addition(&self, location: &Location, input: &Input) -> Result<Addition> {
-        let bare: Vec<Fragment> =
-            input.fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
-        refuse_deletions(&bare)?;
-        let fields = match bare.is_empty() {
+    pub async fn look_at(
+        &self,
+        location: &Location,
+        fragments: &[serde_json::Value],
+    ) -> Result<Named> {
+        let fragments: Vec<Fragment> =
+            fragments.iter().map(fragment_from_json).collect::<Result<_>>()?;
+        refuse_deletions(&fragments)?;
+        let fields = match fragments.is_empty() {
             true => None,
-            false => Some(self.verify(location, &bare, &HashSet::new()).await?),
+            false => Some(self.verify(location, &fragments, &HashSet::new()).await?),
         };
-        let fragments = all_fragments(bare, &input.staged)?;
+        Ok(Named { fragments, fields })
+    }
+}
+
+impl Named {
+    /// Together with the rows of uploads.
+    ///
+    /// # Errors
+    /// `Internal` for an upload that cannot be read.
+    pub fn with(self, staged: &[Staged]) -> Result<Addition> {
+        let fragments = all_fragments(self.fragments, staged)?;
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
         let files = files.map(|file| file.path.clone()).collect();
-        Ok(Addition { fragments, fields, staged: decode_all(&input.staged)?, files })
+        Ok(Addition { fragments, fields: self.fields, staged: decode_all(staged)?, files })
     }
 }
 

@@ -61,7 +61,7 @@ use crate::error::{Error, Result};
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
-pub use append::{Addition, Member, shared_properties};
+pub use append::{Addition, Member, Named, shared_properties};
 pub use arbiter::Arbiter;
 pub use backfill::Backfill;
 pub use blobs::{Blob, RowKey};

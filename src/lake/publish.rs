@@ -161,7 +161,8 @@ impl Lake {
         base: &Snapshot,
         input: &Input,
     ) -> Result<Operation> {
-        let addition = self.addition(location, input).await?;
+        let named = self.look_at(location, &input.fragments).await?;
+        let addition = named.with(&input.staged)?;
         base.check_additions(&[&addition]).into_iter().collect::<Result<()>>()?;
         Ok(Operation::Append { fragments: addition.fragments })
     }
