@@ -114,8 +114,9 @@ pub async fn run_with(
 
 async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let catalog = Catalog::open(&settings.database).await?;
-    if settings.migrate {
-        catalog.migrate().await?;
+    match settings.migrate {
+        true => catalog.migrate().await?,
+        false => catalog.ensure_current().await?,
     }
     let work = TaskTracker::new();
     let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
@@ -188,6 +189,21 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     catalog.migrate().await?;
     catalog.close().await;
     Ok(())
+}
+
+/// Moves a catalog from one database to another, which gets its schema and must have no rows.
+/// Answers how many rows each table had.
+///
+/// # Errors
+/// As [`Catalog::copy_to`].
+pub async fn move_catalog(from: &str, to: &str) -> Result<Vec<(&'static str, u64)>> {
+    let from = Catalog::open_existing(from).await?;
+    let to = Catalog::open(to).await?;
+    to.migrate().await?;
+    let counts = from.copy_to(&to).await;
+    from.close().await;
+    to.close().await;
+    counts
 }
 
 /// The OpenAPI document, as text.

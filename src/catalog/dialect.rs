@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::Executor;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -115,25 +115,41 @@ pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
 }
 
 /// # Errors
-/// `InvalidInput` for a database that lacks a migration of this version, or all of them.
+/// `InvalidInput` for a database that does not have all migrations of this version, or has more.
 pub(super) async fn ensure_current(pools: &Pools) -> Result<()> {
-    const SQL: &str = "SELECT COUNT(*) FROM _sqlx_migrations WHERE success";
-    let (done, wanted) = match pools {
+    const SQL: &str = "SELECT version FROM _sqlx_migrations WHERE success";
+    let (done, known) = match pools {
         Pools::Sqlite { writer, .. } => {
-            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(writer).await, SQLITE.iter().count())
+            (sqlx::query_scalar::<_, i64>(SQL).fetch_all(writer).await, &SQLITE)
         }
         Pools::Postgres(pool) => {
-            (sqlx::query_scalar::<_, i64>(SQL).fetch_one(pool).await, POSTGRES.iter().count())
+            (sqlx::query_scalar::<_, i64>(SQL).fetch_all(pool).await, &POSTGRES)
         }
     };
-    match done {
-        Ok(done) if usize::try_from(done).is_ok_and(|done| done == wanted) => Ok(()),
-        Ok(_) | Err(sqlx::Error::Database(_)) => Err(Error::invalid_input(
+    let done = match done {
+        Ok(done) => done,
+        // There is no such table: nothing was ever done.
+        Err(sqlx::Error::Database(_)) => Vec::new(),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    if let Some(newer) = done.iter().find(|version| !known.version_exists(**version)) {
+        return Err(from_the_future(*newer));
+    }
+    if known.iter().any(|migration| !done.contains(&migration.version)) {
+        return Err(Error::invalid_input(
             "the database does not have the schema of this version: `tiltyard migrate` brings it \
              up to date",
-        )),
-        Err(error) => Err(unreachable(&error)),
+        ));
     }
+    Ok(())
+}
+
+/// A newer version brought the schema up to date; this one would not understand what it finds.
+fn from_the_future(migration: i64) -> Error {
+    Error::invalid_input(format!(
+        "the database has the schema of a newer version of tiltyard (migration {migration} is not \
+         known to this one); use that version, or a copy of the database from before"
+    ))
 }
 
 /// Each database has its own column types, so each has its own migrations, always in pairs.
@@ -143,9 +159,10 @@ pub(super) async fn migrate(pools: &Pools) -> Result<()> {
         Pools::Sqlite { writer, .. } => SQLITE.run(writer).await,
         Pools::Postgres(pool) => POSTGRES.run(pool).await,
     };
-    migrated.map_err(|error| {
-        Error::ServiceUnavailable(format!(
+    migrated.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => from_the_future(version),
+        error => Error::ServiceUnavailable(format!(
             "the database schema cannot be brought up to date: {error}"
-        ))
+        )),
     })
 }

@@ -18,6 +18,7 @@ pub mod removals;
 pub mod survey;
 pub mod tables;
 pub mod transactions;
+mod transfer;
 pub mod uploads;
 pub mod versions;
 pub mod views;
@@ -155,8 +156,17 @@ impl Catalog {
     }
 
     /// Brings the schema up to date: every migration that the database does not have yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a newer version of this program did so before.
     pub async fn migrate(&self) -> Result<()> {
         dialect::migrate(&self.pools).await
+    }
+
+    /// # Errors
+    /// `InvalidInput` when the schema is not that of this version.
+    pub async fn ensure_current(&self) -> Result<()> {
+        dialect::ensure_current(&self.pools).await
     }
 
     /// A connection to read with.

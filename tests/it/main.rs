@@ -60,6 +60,7 @@ mod managed;
 mod merges;
 mod migrations;
 mod model;
+mod moving;
 mod multipart;
 mod multipart_crashes;
 mod multipart_ends;

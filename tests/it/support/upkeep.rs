@@ -11,16 +11,19 @@ use super::{Database, TestServer, files_under};
 /// Longer than any age at which something is garbage by default.
 const DAYS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// Every table of the catalog.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 15] = [
     "namespaces",
     "tables",
     "table_versions",
+    "manifest_claims",
+    "shared_transactions",
+    "multipart_writes",
     "uploads",
     "upload_files",
-    "multipart_writes",
     "pending_removals",
     "idempotency_keys",
     "jobs",
+    "views",
     "clones",
     "batches",
     "batch_versions",
@@ -119,13 +122,23 @@ pub fn literal(database: &Database, key: uuid::Uuid) -> String {
 
 /// Every row of the catalog and every file of the lake, each with what would show a change.
 pub async fn everything(server: &TestServer) -> Vec<String> {
+    let mut all = every_row(server.database()).await;
+    for file in server.files() {
+        let meta = std::fs::metadata(&file).expect("a file");
+        all.push(format!("{} {} {:?}", file.display(), meta.len(), meta.modified()));
+    }
+    all
+}
+
+/// Every row of the catalog.
+pub async fn every_row(database: &Database) -> Vec<String> {
     let mut all = Vec::new();
     for table in TABLES {
-        let rows = match server.database() {
-            database @ Database::Postgres { .. } => {
+        let rows = match database {
+            Database::Postgres { .. } => {
                 column(database, &format!("SELECT t::text FROM {table} t")).await
             }
-            database @ Database::Sqlite { .. } => {
+            Database::Sqlite { .. } => {
                 let columns = format!("SELECT name FROM pragma_table_info('{table}')");
                 let columns = column(database, &columns).await;
                 let columns: Vec<String> =
@@ -137,10 +150,6 @@ pub async fn everything(server: &TestServer) -> Vec<String> {
         let mut rows: Vec<String> = rows.iter().map(|row| format!("{table}: {row}")).collect();
         rows.sort();
         all.extend(rows);
-    }
-    for file in server.files() {
-        let meta = std::fs::metadata(&file).expect("a file");
-        all.push(format!("{} {} {:?}", file.display(), meta.len(), meta.modified()));
     }
     all
 }
