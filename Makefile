@@ -30,15 +30,16 @@ build: ## make the release binary, after installing what that needs
 	scripts/provision cargo cc protoc
 	cargo build --release --locked
 
-test: ## format check, lints and every test, on SQLite and on a throw-away PostgreSQL
+test: ## format check, lints and every test, on SQLite, on a throw-away PostgreSQL and a throw-away S3
 	scripts/provision cargo rust-tools cc protoc python postgres
 	scripts/client-venv
+	scripts/client-venv tests/s3/requirements.txt
 	scripts/client-node
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
 	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && \
 		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" \
-		scripts/with-postgres cargo test --locked
+		scripts/with-postgres scripts/with-s3 cargo test --locked
 
 fuzz: ## the tests of made-up input, with many cases (CASES=50000)
 	scripts/provision cargo cc protoc postgres

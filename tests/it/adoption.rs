@@ -6,7 +6,7 @@ use crate::support::batches::{batch, batch_ab, ints, row_count, texts};
 use crate::support::code::*;
 use crate::support::{assert_error, foreign, table, text};
 
-both! {
+everywhere! {
     async fn a_foreign_append_is_seen_at_once(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         assert_eq!(server.values("ns$t").await, [0, 1, 2]);
@@ -79,7 +79,7 @@ mod each_look_adopts {
     }
 }
 
-both! {
+everywhere! {
     /// What the real client does with `declare`: it writes the first version by itself.
     async fn a_foreign_first_version_creates_the_table(server: TestServer) {
         let location = server.with_declared("ns$t").await;
@@ -94,7 +94,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn many_foreign_versions_are_found(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         for value in 1..25 {
@@ -108,7 +108,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_foreign_delete_and_overwrite_are_seen(server: TestServer) {
         let location = server.with_table("ns$t", 10).await;
         foreign::delete(&location, "a >= 4").await;
@@ -122,7 +122,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_append_goes_on_top_of_a_foreign_version(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let upload = server.upload("ns$t", &batch_ab(5..6)).await;
@@ -139,7 +139,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// `max_retries(0)` would rebase over a version that it did not know of.
     async fn a_strict_commit_sees_the_foreign_version(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
@@ -163,7 +163,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_strict_first_commit_sees_the_foreign_version(server: TestServer) {
         let location = server.with_declared("ns$t").await;
         let upload = server.upload("ns$t", &batch_ab(5..6)).await;
@@ -179,7 +179,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Taking turns, with the server's handle on the table kept warm.
     async fn taking_turns_loses_nothing(server: TestServer) {
         let location = server.with_table("ns$t", 0).await;
@@ -201,7 +201,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Some workers upload here, some write with Lance: one commit for both kinds.
     async fn foreign_fragments_and_uploads_land_together(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
@@ -219,7 +219,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn foreign_fragments_make_a_declared_table(server: TestServer) {
         let location = server.with_declared("ns$t").await;
         let upload = server.upload("ns$t", &batch_ab(0..2)).await;
@@ -233,7 +233,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// SQL is an index of what storage holds: it is all still there after a restart.
     async fn a_restart_loses_nothing(server: TestServer) {
         let mut server = server;

@@ -51,7 +51,7 @@ async fn operation_of(server: &TestServer, version: u64) -> Value {
     described["version"]["metadata"].clone()
 }
 
-both! {
+everywhere! {
     async fn columns_are_computed_from_others(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         server.insert("ns$t", &batch_ab(3..5)).await;
@@ -76,7 +76,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nested_and_missing_values_are_read(server: TestServer) {
         let location = with_nested(&server).await;
         foreign::delete(&location, "a = 1").await;
@@ -87,7 +87,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_computed_column_waits(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
         let computed = add(&server, json!([{"name": "c", "computed": "a + 1"}])).await.ok();
@@ -112,7 +112,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_table_without_rows_gets_columns_too(server: TestServer) {
         server.create_namespace("ns").await;
         let empty = ipc_without_rows(&batch_ab(0..1).schema());
@@ -183,7 +183,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn columns_are_renamed_and_cast(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let renamed = alter(&server, json!([{"path": "b", "rename": "name"}])).await.ok();
@@ -205,7 +205,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_nested_field_is_altered(server: TestServer) {
         let location = with_nested(&server).await;
         alter(&server, json!([{"path": "p.x", "rename": "left"}])).await.ok();
@@ -222,7 +222,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nulls_are_allowed_and_forbidden(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$t", &batch_not_null("n", 0..2)).await;
@@ -238,7 +238,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn times_keep_their_units(server: TestServer) {
         server.create_namespace("ns").await;
         let seconds = arrow::array::TimestampSecondArray::from(vec![1, 2]);
@@ -302,7 +302,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn columns_are_dropped(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         add(&server, json!([{"name": "c", "expression": "a"}])).await.ok();
@@ -323,7 +323,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn field_metadata_is_merged_and_replaced(server: TestServer) {
         let location = with_nested(&server).await;
         let first = field_metadata(&server, json!([
@@ -357,7 +357,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn schema_metadata_is_replaced(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         let path = table("ns$t", "schema_metadata/update");
@@ -377,7 +377,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_branch_has_columns_of_its_own(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
         server.post(&table("ns$t", "branches/create"), json!({"name": "b"})).await.ok();
@@ -416,7 +416,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn altering_needs_a_table_with_a_version(server: TestServer) {
         server.with_declared("ns$d").await;
         for (operation, body) in [
@@ -434,7 +434,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn changes_and_inserts_do_not_lose_each_other(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         let insert = table("ns$t", "insert");
@@ -455,7 +455,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn others_may_write_while_a_column_is_added(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         let foreign_writes = async {

@@ -92,7 +92,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn only_some_rows(server: TestServer) {
         with_computed(&server, 5).await;
         let version = filled(&server, json!({"column": "c", "where": "a >= 3 -- the last"})).await;

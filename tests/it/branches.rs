@@ -42,7 +42,7 @@ async fn versions_on(server: &TestServer, branch: &str) -> Vec<(u64, String)> {
     versions.iter().map(known).collect()
 }
 
-both! {
+everywhere! {
     async fn a_branch_goes_its_own_way(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
         let made = branch(&server, json!({"name": "exp"})).await;
@@ -69,7 +69,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_foreign_branch_is_a_branch(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
         let mut there = foreign::open(&location).await;
@@ -85,7 +85,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_branch_starts_where_it_is_told(server: TestServer) {
         server.with_table("ns$t", 1).await;
         server.insert("ns$t", &batch_ab(1..2)).await;
@@ -132,7 +132,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_upload_does_not_outlive_its_branch(server: TestServer) {
         server.with_table("ns$t", 1).await;
         branch(&server, json!({"name": "b"})).await;
@@ -148,7 +148,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_others_start_from_is_kept(server: TestServer) {
         server.with_table("ns$t", 2).await;
         branch(&server, json!({"name": "base"})).await;
@@ -173,7 +173,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn of_many_who_make_one_branch_one_does(server: TestServer) {
         server.with_table("ns$t", 2).await;
         let create = table("ns$t", "branches/create");
@@ -187,7 +187,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn writing_and_deleting_do_not_mix(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         for round in 0..3 {
@@ -270,7 +270,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn branches_need_a_table_with_a_version(server: TestServer) {
         server.with_declared("ns$d").await;
         let body = json!({"name": "b"});
@@ -283,7 +283,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn pages_of_branches_are_whole(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let names = ["a", "b/c", "b/d", "größe"];

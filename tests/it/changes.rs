@@ -14,7 +14,7 @@ fn with_branch(mut body: Value, branch: Option<&str>) -> Value {
     body
 }
 
-both! {
+everywhere! {
     async fn an_update_computes_from_the_row_as_it_is(server: TestServer) {
         with_side(&server).await;
         for branch in LINES {
@@ -35,7 +35,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Lance would compute the one from the other as it becomes, or as it was, as luck has it.
     async fn columns_that_change_together_are_not_mixed(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -54,7 +54,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_update_without_a_predicate_is_of_all_rows(server: TestServer) {
         server.with_table("ns$t", 10).await;
         for (turn, predicate) in [Value::Null, json!(""), json!("true")].into_iter().enumerate() {
@@ -70,7 +70,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The version that is answered is the newest one, whether or not there was something to do.
     async fn changes_that_match_nothing(server: TestServer) {
         with_side(&server).await;
@@ -87,7 +87,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_update_keeps_properties(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let body = json!({"updates": [["b", "'x'"]], "properties": {"k": "1", "ö": ""}});
@@ -144,7 +144,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_delete_removes_what_fits(server: TestServer) {
         let location = with_side(&server).await;
         for branch in LINES {
@@ -192,7 +192,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_declared_table_has_no_rows_to_change(server: TestServer) {
         server.with_declared("ns$t").await;
         let body = json!({"updates": [["a", "1"]], "predicate": "true"});

@@ -23,7 +23,7 @@ async fn with_source(server: &TestServer) -> String {
     location(server, "t").await
 }
 
-both! {
+everywhere! {
     async fn a_clone_is_a_table_of_its_own(server: TestServer) {
         let source = with_source(&server).await;
         for (name, is_shallow) in [("shallow", true), ("deep", false)] {
@@ -52,7 +52,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn any_version_can_be_cloned(server: TestServer) {
         let source = with_source(&server).await;
         let first = json!({"source_location": source, "source_version": 1, "is_shallow": true});
@@ -127,7 +127,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What a clone reads is a place, whatever name leads there.
     async fn another_name_for_the_source_does_not_drop_it(server: TestServer) {
         let source = with_source(&server).await;

@@ -31,7 +31,7 @@ fn merge(read_version: u64, uploads: &[Value]) -> Value {
     json!({"operation": "merge", "read_version": read_version, "uploads": uploads})
 }
 
-both! {
+everywhere! {
     async fn a_column_for_every_fragment(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         server.append("ns$t", 1, &batch_ab(3..5)).await;
@@ -59,7 +59,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The server fills in the fragments that nobody touched.
     async fn a_column_for_some_fragments(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
@@ -76,7 +76,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn several_columns_at_once(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let rows = batch(&[("c", ints(10..13)), ("d", texts(0..3))]);
@@ -90,7 +90,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// One row per live row; what is deleted is filled in.
     async fn a_column_for_what_is_left_of_a_fragment(server: TestServer) {
         let location = server.with_table("ns$t", 6).await;
@@ -104,7 +104,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_merge_of_bare_fragments(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
         server.append("ns$t", 1, &batch_ab(2..4)).await;
@@ -122,7 +122,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_merge_of_bare_fragments_must_be_whole(server: TestServer) {
         server.with_table("ns$t", 2).await;
         server.append("ns$t", 1, &batch_ab(2..4)).await;
@@ -225,7 +225,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Two columns of one name but of two types cannot both be right.
     async fn columns_that_disagree_are_refused(server: TestServer) {
         server.with_table("ns$t", 2).await;
@@ -239,7 +239,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Rows that landed in between stay, and the merge either takes them along or is refused.
     async fn a_merge_loses_no_rows_that_came_in_between(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;

@@ -191,7 +191,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn every_insert_lands_exactly_once(server: TestServer) {
         server.with_table("ns$t", 0).await;
         let inserts = (0..8).map(|writer| {

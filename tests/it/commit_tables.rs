@@ -44,7 +44,7 @@ async fn newest(server: &TestServer, id: &str) -> Value {
     server.post_empty(&path).await.ok()["versions"][0].take()
 }
 
-both! {
+everywhere! {
     async fn every_operation_in_one_request(server: TestServer) {
         let a = server.with_table("ns$a", 2).await;
         let b = server.with_table("ns$b", 2).await;
@@ -229,7 +229,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_others_did_meanwhile_is_no_hindrance(server: TestServer) {
         let a = server.with_table("ns$a", 1).await;
         server.with_table("ns$b", 1).await;
@@ -259,7 +259,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn branches_are_lines_of_their_own(server: TestServer) {
         server.with_table("ns$a", 1).await;
         server.with_table("ns$b", 1).await;
@@ -292,7 +292,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The database of a LanceDB client stands before every name, and not in the answer.
     async fn within_a_database(server: TestServer) {
         server.with_table("ns$a", 1).await;
@@ -305,7 +305,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_key_makes_a_retry_harmless(server: TestServer) {
         let mut server = server;
         server.with_table("ns$a", 1).await;
@@ -340,7 +340,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// More tables than are worked on side by side.
     async fn many_tables(server: TestServer) {
         let mut commits = Vec::new();

@@ -24,7 +24,7 @@ async fn commit_with_key(server: &TestServer, id: &str, key: &str, body: &Value)
     server.send(request).await
 }
 
-both! {
+everywhere! {
     async fn append_by_upload(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let upload = server.upload("ns$t", &batch_ab(3..5)).await;
@@ -39,7 +39,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Explicit nulls, as pylance writes them, are fine.
     async fn append_by_bare_fragments(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
@@ -60,7 +60,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn append_by_uploads_and_fragments_together(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         let first = server.upload("ns$t", &batch_ab(1..3)).await;
@@ -76,7 +76,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn overwrite_by_bare_fragments_needs_the_schema(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let other = batch(&[("a", ints(8..9)), ("z", texts(8..9))]);
@@ -98,7 +98,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_first_version_of_a_declared_table(server: TestServer) {
         for operation in ["overwrite", "append"] {
             let location = server.with_declared("ns$t").await;
@@ -118,7 +118,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_stale_append_is_rebased(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let upload = server.upload("ns$t", &batch_ab(3..4)).await;
@@ -132,7 +132,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A refusal says what is current, what won, and whether to try again.
     async fn a_stale_strict_commit_is_refused(server: TestServer) {
         server.with_table("ns$t", 1).await;
@@ -159,7 +159,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// An append cannot survive an overwrite that changed the schema under it.
     async fn an_append_over_another_schema_is_refused(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
@@ -234,7 +234,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_version_or_branch_that_is_not_there_is_refused(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let upload = server.upload("ns$t", &batch_ab(1..2)).await;
@@ -303,7 +303,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn fragments_that_do_not_match_their_files_are_refused(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let upload = server.upload("ns$t", &batch_ab(1..4)).await;
@@ -338,7 +338,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What is committed once cannot be committed again.
     async fn an_upload_lands_once(server: TestServer) {
         server.with_table("ns$t", 1).await;
@@ -349,7 +349,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Named twice in one commit it is one mistake or one upload, never twice the rows.
     async fn an_upload_named_twice_does_not_land_twice(server: TestServer) {
         server.with_table("ns$t", 1).await;
@@ -366,7 +366,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_key_makes_a_retry_harmless(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let upload = server.upload("ns$t", &batch_ab(1..3)).await;
@@ -383,7 +383,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_key_belongs_to_its_body(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let first = server.upload("ns$t", &batch_ab(1..2)).await;
@@ -401,7 +401,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The answer is remembered by the catalog, not by the process.
     async fn a_key_outlives_a_restart(server: TestServer) {
         let mut server = server;
@@ -416,7 +416,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn every_commit_has_its_own_transaction(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let first = server.append("ns$t", 1, &batch_ab(1..2)).await;

@@ -30,7 +30,7 @@ async fn seen_by_lance(location: &str) -> Vec<u64> {
     versions.iter().map(|version| version.version).collect()
 }
 
-both! {
+everywhere! {
     async fn ranges_of_versions_go(server: TestServer) {
         let location = with_versions(&server).await;
         let deleted = delete(&server, &[(1, 2), (3, 4)]).await.ok();
@@ -60,7 +60,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_newest_goes_only_with_all_others(server: TestServer) {
         let location = with_versions(&server).await;
         for range in [(4, 5), (4, -1), (2, -1), (3, 100)] {
@@ -74,7 +74,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn bad_ranges_are_refused(server: TestServer) {
         with_versions(&server).await;
         for ranges in [
@@ -101,7 +101,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_a_tag_or_a_branch_refers_to_stays(server: TestServer) {
         let location = with_versions(&server).await;
         let tag = json!({"tag": "kept", "version": 2});
@@ -155,7 +155,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_restored_version_is_a_new_one(server: TestServer) {
         let location = with_versions(&server).await;
         let restored = server.post(&table("ns$t", "restore"), json!({"version": 2})).await.ok();
@@ -176,7 +176,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_branch_is_restored_on_its_own(server: TestServer) {
         with_versions(&server).await;
         server.post(&table("ns$t", "branches/create"), json!({"name": "b"})).await.ok();
@@ -192,7 +192,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_cannot_be_restored(server: TestServer) {
         with_versions(&server).await;
         server.with_declared("ns$declared").await;

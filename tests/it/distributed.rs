@@ -39,7 +39,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_upload_is_invisible_until_committed(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let upload = server.upload("ns$t", &batch_ab(3..10)).await;
@@ -54,7 +54,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_declared_table_takes_uploads(server: TestServer) {
         for operation in [
             "fragments",
@@ -77,7 +77,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rows_are_split_into_files(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let path = table("ns$t", "fragments?max_rows_per_file=100");
@@ -132,7 +132,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A column that the table has and the stream has not is null, if it may be.
     async fn absent_nullable_columns_are_filled(server: TestServer) {
         let location = server.with_table("ns$t", 2).await;
@@ -179,7 +179,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_overwrite_brings_its_own_schema(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         let other = batch(&[("x", ints(0..2)), ("a", ints(5..7))]);
@@ -195,7 +195,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn stable_row_ids_on_request(server: TestServer) {
         let location = server.with_declared("ns$t").await;
         let path = table("ns$t", "fragments?mode=create&enable_stable_row_ids=true");
@@ -210,7 +210,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn fragments_of_any_version_are_listed(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         server.append("ns$t", 1, &batch_ab(3..5)).await;
@@ -242,7 +242,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rows_of_a_fragment_are_read(server: TestServer) {
         server.with_table("ns$t", 10).await;
         server.append("ns$t", 1, &batch_ab(10..15)).await;
@@ -281,7 +281,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn deleted_rows_of_a_fragment_are_not_read(server: TestServer) {
         let location = server.with_table("ns$t", 10).await;
         foreign::delete(&location, "a % 2 = 0").await;
@@ -295,7 +295,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nonsense_about_a_fragment_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for query in [
@@ -355,7 +355,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_abort_of_what_is_committed_takes_no_rows(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         for by in ["uploads", "fragments"] {
@@ -380,7 +380,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_abort_of_nothing_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         server.with_table("ns$other", 3).await;
@@ -407,7 +407,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nullable_columns_keep_their_nulls(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let rows = batch(&[("a", ints_or_null(&[Some(7), None])), ("b", texts(0..2))]);

@@ -91,7 +91,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The answer that has to be found in storage.
     async fn a_change_whose_answer_was_lost_changes_nothing(server: TestServer) {
         let location = server.with_table("ns$t", 5).await;
@@ -135,7 +135,7 @@ async fn rows_like(server: &TestServer) -> RecordBatch {
     batch(&columns)
 }
 
-both! {
+everywhere! {
     async fn what_only_changes_names_comes_once(server: TestServer) {
         let steps = [
             (namespace("ns", "create"), json!({})),
@@ -157,7 +157,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn tags_branches_and_jobs_come_once(server: TestServer) {
         server.with_table("ns$t", 300).await;
         let index = json!({"column": "a", "index_type": "BTREE", "name": "by_a"});
@@ -205,7 +205,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The key alone does not make it the same request.
     async fn another_path_under_the_same_key_is_another_request(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -224,7 +224,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn many_at_once_under_one_key_are_one(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let other = server.beside().await;
@@ -305,7 +305,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_cannot_be_a_key_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let long = "k".repeat(257);

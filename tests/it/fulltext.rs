@@ -85,7 +85,7 @@ async fn assert_bad(server: &TestServer, body: Value, words: &[&str]) {
     }
 }
 
-both! {
+everywhere! {
     async fn words_are_found(server: TestServer) {
         with_indexes(&server).await;
         let rows = server.query("ns$t", words("quick", &["title"])).await;
@@ -103,7 +103,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Lance reads the column where there is no index.
     async fn an_index_is_not_needed_for_a_named_column(server: TestServer) {
         with_texts(&server).await;
@@ -120,7 +120,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn each_kind_of_query_is_served(server: TestServer) {
         with_indexes(&server).await;
         let quick = json!({"match": {"column": "title", "terms": "quick"}});
@@ -165,7 +165,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_goes_with_it(server: TestServer) {
         with_indexes(&server).await;
         let quick = |more: Value| {
@@ -202,7 +202,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Explicit nulls, and empty objects, are as good as nothing.
     async fn nothing_to_search_for_is_no_search(server: TestServer) {
         with_texts(&server).await;
@@ -215,7 +215,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_phrase_needs_positions_in_the_index(server: TestServer) {
         let location = with_texts(&server).await;
         let params = InvertedIndexParams::default();
@@ -225,7 +225,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn words_and_vectors_do_not_go_together(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$t", &batch_vectors(3, 2)).await;
@@ -236,7 +236,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_query_is_refused(server: TestServer) {
         with_indexes(&server).await;
         let quick = json!({"match": {"column": "title", "terms": "quick"}});
@@ -292,7 +292,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A long word and a large fuzziness would make a large automaton.
     async fn a_costly_word_is_served_or_refused(server: TestServer) {
         with_indexes(&server).await;

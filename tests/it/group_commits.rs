@@ -85,7 +85,7 @@ fn version(reply: &Reply) -> u64 {
     reply.body["version"].as_u64().expect("a version")
 }
 
-both! {
+everywhere! {
     async fn appends_that_wait_share_a_version(server: TestServer) {
         server.with_table("ns$t", 10).await;
         let mut bodies = Vec::new();
@@ -114,7 +114,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn who_does_not_want_to_share_does_not(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let mut bodies = Vec::new();
@@ -141,7 +141,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What is wrong with one is told to that one.
     async fn one_that_does_not_fit_does_not_keep_the_others(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
@@ -176,7 +176,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_append_does_not_go_over_an_overwrite_that_it_does_not_know(server: TestServer) {
         server.with_table("ns$t", 5).await;
         let (old, new) = (upload(&server, 10).await, upload(&server, 11).await);
@@ -191,7 +191,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Versions of others, which have no operation in their rows, are looked at.
     async fn an_append_goes_over_appends_past_the_server(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
@@ -234,7 +234,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A key stays one's own in company: the same answer, and the rows once.
     async fn a_member_with_a_key_is_answered_again(server: TestServer) {
         server.with_table("ns$t", 1).await;
@@ -303,7 +303,7 @@ async fn too_many_are_told_to_come_again_on_postgres() {
     too_many_are_told_to_come_again(Backend::Postgres).await;
 }
 
-both! {
+everywhere! {
     /// Whoever is second finds a table, whichever came first.
     async fn first_inserts_at_once_all_land(server: TestServer) {
         server.with_declared("ns$t").await;
@@ -316,7 +316,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Its versions count from the beginning again, which what is remembered of the old ones does not
     /// hold up.
     async fn a_branch_that_is_made_again_takes_rows_at_once(server: TestServer) {

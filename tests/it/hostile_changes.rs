@@ -69,7 +69,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn what_makes_long_texts_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let long = "z".repeat(3_900);
@@ -219,7 +219,7 @@ async fn outcome_of_index(server: &TestServer, body: Value) -> (String, String) 
     }
 }
 
-both! {
+everywhere! {
     async fn indexes_that_cannot_be_are_refused(server: TestServer) {
         let vectors = |value: f32| -> ArrayRef {
             let numbers = Arc::new(Float32Array::from(vec![value; 300 * 8]));
@@ -253,7 +253,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn any_number_of_probes_is_taken(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$t", &batch_vectors(300, 8)).await;
@@ -282,7 +282,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn transactions_and_batches_are_bounded(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let inserted = operate(&server, "update", json!({"updates": [["a", "a"]]})).await.ok();

@@ -64,7 +64,7 @@ fn long_texts(rows: usize, length: usize) -> ArrayRef {
     Arc::new(StringArray::from(vec!["x".repeat(length); rows]))
 }
 
-both! {
+everywhere! {
     /// Each batch is sent whole, so that how long they are says what the server held.
     async fn a_column_that_is_answered_often_comes_in_small_batches(server: TestServer) {
         server.create_namespace("ns").await;
@@ -88,7 +88,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn long_values_are_not_compared_with_each_other(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$t", &batch(&[("s", long_texts(100, 100_000))])).await;
@@ -109,7 +109,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_search_has_so_many_words(server: TestServer) {
         server.create_namespace("ns").await;
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["some words", "others"]));
@@ -212,7 +212,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_path_ends_at_a_list(server: TestServer) {
         server.create_namespace("ns").await;
         let numbers: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0]));
@@ -264,7 +264,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn json_can_be_appended(server: TestServer) {
         server.create_namespace("ns").await;
         let rows = |texts: &[&str]| {
@@ -288,7 +288,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_row_of_a_blob_is_a_number(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for row in ["abc", "-1", "18446744073709551616", "1.5"] {

@@ -141,7 +141,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The reference server breaks on an apostrophe; rows, not only names, must pass.
     async fn a_table_with_an_apostrophe_takes_rows(server: TestServer) {
         let id = format!("{}${}", enc("o'brien"), enc("kids' table"));

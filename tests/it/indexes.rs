@@ -167,7 +167,7 @@ async fn goes_through_life(server: &TestServer, request: Value, kind: &str, colu
     assert_error(&drop_index(server, &name).await, 404, TABLE_INDEX_NOT_FOUND);
 }
 
-both! {
+everywhere! {
     async fn every_scalar_kind(server: TestServer) {
         with_zoo(&server).await;
         for (word, kind, column) in [
@@ -195,7 +195,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn every_vector_kind(server: TestServer) {
         with_zoo(&server).await;
         for (request, kind, column) in [
@@ -219,7 +219,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Lance's own planner, on the files, answers from the index that was built here.
     async fn an_index_is_used(server: TestServer) {
         let location = with_zoo(&server).await;
@@ -239,7 +239,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nearest_rows_are_found_through_an_index(server: TestServer) {
         with_zoo(&server).await;
         for request in [
@@ -267,7 +267,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn text_options_reach_the_index(server: TestServer) {
         with_zoo(&server).await;
         let request = json!({"column": "body", "index_type": "FTS", "with_position": true,
@@ -292,7 +292,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn nested_fields(server: TestServer) {
         let location = with_zoo(&server).await;
         for (column, canonical, name) in [
@@ -469,7 +469,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_empty_table(server: TestServer) {
         server.create_namespace("ns").await;
         let stream = ipc_without_rows(&zoo(0..1).schema());
@@ -489,7 +489,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn names_and_replacing(server: TestServer) {
         with_zoo(&server).await;
         let named = |column: &str, kind: &str, name: &str| {
@@ -536,7 +536,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn pages_and_versions(server: TestServer) {
         with_zoo(&server).await;
         for column in ["a", "word", "body", "flag", "s.depth"] {
@@ -577,7 +577,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Other programs see what is built here, and what they build is seen here.
     async fn indexes_are_lances_own(server: TestServer) {
         use lance::index::DatasetIndexExt;
@@ -620,7 +620,7 @@ fn scattered(rows: i32) -> RecordBatch {
     batch(&[("a", ints(0..rows)), ("v", fixed_lists(Arc::new(numbers), 64))])
 }
 
-both! {
+everywhere! {
     /// An index that takes longer than a request waits is built while others write to the table.
     async fn a_build_outlasts_its_request(server: TestServer) {
         server.create_namespace("ns").await;

@@ -48,7 +48,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn every_answer_says_what_is_spoken(server: TestServer) {
         with_t(&server).await;
         for path in ["/healthz", "/v1/table/", "/v1/table", "/v1/table/nothing/describe/", "/nowhere"] {
@@ -72,7 +72,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn statuses_are_those_that_these_clients_understand(server: TestServer) {
         with_t(&server).await;
         let again = server.post_arrow(&slash("t", "create"), ipc(&[batch_ab(0..1)])).await;
@@ -131,7 +131,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rows_that_change_are_counted_under_the_clients_names(server: TestServer) {
         with_t(&server).await;
         let update = json!({"updates": [["score", "score + 1"]], "predicate": null});
@@ -199,7 +199,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn versions_tags_and_branches_have_their_own_shapes(server: TestServer) {
         with_t(&server).await;
         server.post(&slash("t", "delete"), json!({"predicate": "id = 0"})).await.ok();
@@ -228,7 +228,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn indexes_are_jobs_with_words_that_clients_know(server: TestServer) {
         with_t(&server).await;
         let body = json!({"column": "id", "index_type": "BTREE"});
@@ -278,7 +278,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_listing_is_one_that_clients_can_read(server: TestServer) {
         for name in ["b", "a", "c"] {
             server.post_arrow(&slash(name, "create"), ipc(&[batch_ab(0..1)])).await.ok();
@@ -300,7 +300,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_table_is_renamed_and_dropped(server: TestServer) {
         with_t(&server).await;
         server.create_namespace("ns").await;
@@ -345,7 +345,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_declared_table_has_nothing_to_describe(server: TestServer) {
         server.create_namespace("ns").await;
         server.post(&table("ns$d", "declare"), json!({})).await.ok();
@@ -357,7 +357,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Its clients could not read the table any more.
     async fn a_type_without_a_word_is_refused(server: TestServer) {
         let field = |name: &str, kind| Arc::new(Field::new(name, kind, name == "values"));
@@ -384,7 +384,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Whoever drops a namespace waits for nobody, and what was at its tables then is told so.
     async fn a_table_that_goes_meanwhile_is_no_failure(server: TestServer) {
         let stop = std::sync::atomic::AtomicBool::new(false);

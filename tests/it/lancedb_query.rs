@@ -79,7 +79,7 @@ fn big_numbers(batches: &[RecordBatch], name: &str) -> Vec<u64> {
     numbers.copied().collect()
 }
 
-both! {
+everywhere! {
     /// The body that the clients send for a plain scan, with what they send besides.
     async fn a_scan_of_the_clients(server: TestServer) {
         server.with_table("ns$t", 4).await;
@@ -107,7 +107,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_query_that_cannot_be_read_is_refused(server: TestServer) {
         server.with_table("ns$t", 4).await;
         for body in ["{", "[]", "{\"k\": -1}", "{\"k\": \"all\"}", "{\"vector\": [\"a\"]}",
@@ -131,7 +131,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// An object of columns is a list of expressions, whose order is that of the answer.
     async fn columns_are_expressions_in_order(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -158,7 +158,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_expression_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let deep = format!("{}a{}", "(".repeat(40), ")".repeat(40));
@@ -214,7 +214,7 @@ async fn with_numbers(server: &TestServer) {
         .await;
 }
 
-both! {
+everywhere! {
     async fn rows_come_in_the_order_asked_for(server: TestServer) {
         with_numbers(&server).await;
         let by = |column: &str, ascending: bool, nulls_first: bool| {
@@ -256,7 +256,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What is found is sorted, not searched, by the columns.
     async fn what_a_search_found_is_sorted(server: TestServer) {
         server.create_namespace("ns").await;
@@ -267,7 +267,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// `take_offsets` and `take_row_ids` of the clients.
     async fn rows_are_taken_by_offset_and_by_id(server: TestServer) {
         server.with_table("ns$t", 6).await;
@@ -315,7 +315,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn vectors_are_searched_as_clients_ask(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$v", &batch_vectors(20, 2)).await;
@@ -375,7 +375,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn each_query_vector_has_its_answer_and_its_offset(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$v", &batch_vectors(10, 2)).await;
@@ -405,7 +405,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Of several vector columns the one is meant whose vectors are as long as the query.
     async fn the_column_is_told_by_the_length(server: TestServer) {
         server.create_namespace("ns").await;
@@ -439,7 +439,7 @@ async fn with_texts(server: &TestServer) {
     }
 }
 
-both! {
+everywhere! {
     /// Lance's own JSON of a query, as the clients write it, and the words of older ones.
     async fn words_are_searched_as_clients_ask(server: TestServer) {
         with_texts(&server).await;
@@ -489,7 +489,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Each element of a list is a document of its own, where the index was built so.
     async fn elements_of_lists_are_found(server: TestServer) {
         server.create_namespace("ns").await;
@@ -524,7 +524,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn bad_words_are_refused(server: TestServer) {
         with_texts(&server).await;
         for (query, word) in [
@@ -549,7 +549,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn other_versions_and_branches_are_read(server: TestServer) {
         server.with_table("ns$t", 2).await;
         server.insert("ns$t", &crate::support::batches::batch_ab(2..3)).await;
@@ -576,7 +576,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_plan_is_told_as_json_text(server: TestServer) {
         server.with_table("ns$t", 20).await;
         let query = scan(json!({"filter": "a > 3", "order_by": [{"column_name": "a"}]}));
@@ -598,7 +598,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What takes longer than the client waits is given up, and is nothing to try again.
     async fn a_query_ends_with_the_patience_of_its_client(server: TestServer) {
         server.with_table("ns$t", 20_000).await;
@@ -622,7 +622,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Clients since 0.38 read streams, which can hold what a file cannot.
     async fn new_clients_get_streams(server: TestServer) {
         let words: DictionaryArray<Int32Type> = ["red", "blue", "red"].into_iter().collect();
@@ -658,7 +658,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rows_of_a_log_are_not_served(server: TestServer) {
         server.post_arrow("/v1/table/t/create/", ipc(&[batch(&[("a", ints(0..3))])])).await.ok();
         for name in ["use_rte", "use_lsm"] {

@@ -27,7 +27,7 @@ async fn merge(server: &TestServer, id: &str, query: &str, rows: &[RecordBatch])
     server.post_arrow(&table(id, &format!("merge_insert?{query}")), ipc(rows)).await
 }
 
-both! {
+everywhere! {
     async fn a_merge_updates_and_inserts(server: TestServer) {
         let location = with_side(&server).await;
         for branch in LINES {
@@ -49,7 +49,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A table of rows 0 to 3 and a source of rows 2 to 5: what every flag and filter makes of them.
     async fn every_flag_of_a_merge(server: TestServer) {
         server.create_namespace("ns").await;
@@ -91,7 +91,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_merge_through_an_index(server: TestServer) {
         server.with_table("ns$t", 2_000).await;
         let index = json!({"column": "a", "index_type": "BTREE"});
@@ -108,7 +108,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rows_are_matched_by_several_columns(server: TestServer) {
         server.create_namespace("ns").await;
         let keyed = |keys: [i32; 3], names: std::ops::Range<i32>, value: i32| {
@@ -137,7 +137,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// There is nothing to merge with, so the table is made of the rows.
     async fn a_merge_makes_a_declared_table(server: TestServer) {
         let location = server.with_declared("ns$t").await;
@@ -247,7 +247,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Which of two rows is to update a row is not the server's to guess. Rows of one new key are
     /// all inserted, as Lance does.
     async fn keys_that_come_twice(server: TestServer) {
@@ -264,7 +264,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Null is no key: it matches nothing, not even null.
     async fn null_keys(server: TestServer) {
         server.create_namespace("ns").await;
@@ -297,7 +297,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_source_without_rows(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let stream = || ipc_without_rows(&batch_ab(0..1).schema());

@@ -65,7 +65,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn parts_without_a_name_are_parts_of_their_own(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let parts = Parts::begin(&server, "ns$t").await;
@@ -82,7 +82,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn parts_overwrite_once(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let parts = Parts::begin(&server, "ns$t").await;
@@ -149,7 +149,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn parts_make_the_first_version_of_a_declared_table(server: TestServer) {
         server.with_declared("ns$t").await;
         let parts = Parts::begin(&server, "ns$t").await;
@@ -160,7 +160,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn parts_go_to_their_branch(server: TestServer) {
         server.with_table("ns$t", 3).await;
         server.post(&table("ns$t", "branches/create"), json!({"name": "side"})).await.ok();
@@ -221,7 +221,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Each overwrite is a version of its own, whatever the others add or replace meanwhile.
     async fn inserts_follow_overwrites(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -251,7 +251,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A part is not committed or aborted for itself.
     async fn parts_stay_together(server: TestServer) {
         server.with_table("ns$t", 3).await;

@@ -30,7 +30,7 @@ async fn analyze(server: &TestServer, id: &str, query: Value) -> String {
     plan(&server.post(&table(id, "analyze_plan"), query).await)
 }
 
-both! {
+everywhere! {
     async fn a_plan_tells_how(server: TestServer) {
         server.with_table("ns$t", 10).await;
         let query = json!({"filter": "a > 6", "k": 3, "vector": {}});
@@ -44,7 +44,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_index_shows_in_the_plan(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$v", &batch_vectors(300, 4)).await;
@@ -71,7 +71,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn words_show_in_the_plan(server: TestServer) {
         server.with_table("ns$t", 10).await;
         let query = json!({"k": 3, "vector": null,
@@ -104,7 +104,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_question_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         server.with_declared("ns$empty").await;
@@ -141,7 +141,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// An error in the middle is an error, and no plan of what did not happen.
     async fn an_analysis_that_fails_says_so(server: TestServer) {
         server.with_table("ns$t", 10).await;

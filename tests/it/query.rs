@@ -38,7 +38,7 @@ async fn with_vectors(server: &TestServer) {
     server.create("ns$v", &batch_vectors(10, 2)).await;
 }
 
-both! {
+everywhere! {
     async fn the_reply_is_an_arrow_file(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let reply = server.post(&table("ns$t", "query"), json!({"k": 10})).await;
@@ -53,7 +53,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A null where the document has an optional object is as good as none.
     async fn explicit_nulls_are_fine(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -63,7 +63,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn filter_limit_and_offset(server: TestServer) {
         server.with_table("ns$t", 10).await;
         for (body, expected) in [
@@ -85,7 +85,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn columns_and_aliases(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let body = json!({"k": 10, "columns": {"column_names": ["b"]}});
@@ -104,7 +104,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn row_ids_on_request(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let body = json!({"k": 10, "with_row_id": true});
@@ -116,7 +116,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_older_version_is_still_there(server: TestServer) {
         server.with_table("ns$t", 3).await;
         server.insert("ns$t", &batch_ab(3..5)).await;
@@ -132,7 +132,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_nearest_vectors(server: TestServer) {
         with_vectors(&server).await;
         let body = json!({"vector": {"single_vector": [4.1, 4.1]}, "k": 2});
@@ -153,7 +153,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_nearest_of_those_that_pass(server: TestServer) {
         with_vectors(&server).await;
         let body = json!({
@@ -169,7 +169,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_nearest_by_another_measure(server: TestServer) {
         with_vectors(&server).await;
         let by = |measure: &str| json!({"vector": {"single_vector": [1.0, 1.0]}, "k": 1, "distance_type": measure});
@@ -180,7 +180,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The reference server drops all query vectors but the first.
     async fn several_query_vectors_all_count(server: TestServer) {
         with_vectors(&server).await;
@@ -193,7 +193,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn vectors_that_do_not_fit_are_refused(server: TestServer) {
         with_vectors(&server).await;
         server.with_table("ns$t", 3).await;
@@ -214,7 +214,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_query_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for filter in ["a >>> 1", "nope = 1", "a = 'x", "DROP TABLE t", "a +", "("] {
@@ -243,14 +243,14 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_query_of_a_declared_table_is_refused(server: TestServer) {
         server.with_declared("ns$t").await;
         assert_refused(&server.post(&table("ns$t", "query"), json!({"k": 10})).await);
     }
 }
 
-both! {
+everywhere! {
     async fn a_filter_with_an_apostrophe(server: TestServer) {
         server.create_namespace("ns").await;
         let names: ArrayRef = Arc::new(StringArray::from(vec!["O'Brien", "plain"]));
@@ -267,7 +267,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_long_result_comes_whole(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$t", &batch_ab(0..100_000)).await;
@@ -280,7 +280,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn count_is_a_bare_integer(server: TestServer) {
         server.with_table("ns$t", 10).await;
         let reply = server.post(&table("ns$t", "count_rows"), json!({})).await;
@@ -294,7 +294,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The reference server counts deleted rows as rows.
     async fn count_does_not_count_the_deleted(server: TestServer) {
         let location = server.with_table("ns$t", 10).await;
@@ -309,7 +309,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_count_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for predicate in ["a >>> 1", "nope = 1", "a = 'x", "("] {
@@ -339,7 +339,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_nested_column_is_reached_by_its_path(server: TestServer) {
         server.create_namespace("ns").await;
         let x = Arc::new(Field::new("x", DataType::Int32, true));
@@ -366,7 +366,7 @@ async fn with_nested(server: &TestServer) {
     server.create("ns$t", &rows).await;
 }
 
-both! {
+everywhere! {
     async fn nested_columns_are_answered_by_their_paths(server: TestServer) {
         with_nested(&server).await;
         let names = json!(["point.x", "point.`in.ner`", "`point`.deep.`z`", "a"]);
@@ -387,7 +387,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_column_that_is_not_there_is_named(server: TestServer) {
         with_nested(&server).await;
         for path in ["nope", "x", "point.nope", "point.deep.z.more", "in.ner", "point.in.ner",
@@ -410,7 +410,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_bad_choice_of_columns_is_refused(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for columns in [
@@ -436,7 +436,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn huge_numbers_cost_nothing(server: TestServer) {
         server.with_table("ns$t", 5).await;
         for (body, expected) in [
@@ -457,7 +457,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The place in the text, or the word that does not fit.
     async fn a_broken_filter_is_told_where_it_breaks(server: TestServer) {
         server.with_table("ns$t", 3).await;

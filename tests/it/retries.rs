@@ -19,7 +19,7 @@ fn one_more() -> Value {
     json!({"updates": [["a", "a + 1"]], "predicate": null})
 }
 
-both! {
+everywhere! {
     async fn an_update_that_comes_again_changes_nothing(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let path = table("ns$t", "update/");
@@ -37,7 +37,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn updates_at_once_under_one_id_are_one(server: TestServer) {
         server.with_table("ns$t", 3).await;
         let other = server.beside().await;
@@ -53,7 +53,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The id alone does not make it the same request.
     async fn another_request_under_the_same_id_is_another(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -80,7 +80,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_delete_that_comes_again_tells_what_it_deleted(server: TestServer) {
         server.with_table("ns$t", 5).await;
         let path = table("ns$t", "delete/");
@@ -93,7 +93,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The second answer is the first, with what the client reads of its headers.
     async fn a_tag_that_is_made_again_is_not_there_already(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -121,7 +121,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What was refused is tried anew: it may be right by then.
     async fn an_error_is_not_kept(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -137,7 +137,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn one_multipart_write_is_begun(server: TestServer) {
         server.with_table("ns$t", 3).await;
         server.with_table("ns$u", 3).await;
@@ -153,7 +153,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What is no UUID is not of these clients, and may stand on any number of requests.
     async fn an_id_of_many_requests_is_no_key(server: TestServer) {
         server.with_table("ns$t", 3).await;

@@ -11,7 +11,7 @@ use crate::support::{assert_error, assert_error_in, assert_refused, enc, foreign
 /// A misfit is wrong input or a schema error; the documents allow both.
 const MISFIT: [u64; 2] = [INVALID_INPUT, TABLE_SCHEMA_VALIDATION_ERROR];
 
-both! {
+everywhere! {
     async fn create_then_read(server: TestServer) {
         server.create_namespace("ns").await;
         let created = server.create("ns$t", &batch_ab(0..10)).await;
@@ -28,7 +28,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn create_from_a_stream_without_rows(server: TestServer) {
         server.create_namespace("ns").await;
         let stream = ipc_without_rows(&batch_ab(0..1).schema());
@@ -82,7 +82,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn create_overwrite_makes_the_table_anew(server: TestServer) {
         server.with_table("ns$t", 30).await;
         let other = batch(&[("a", ints(7..9)), ("other", texts(7..9))]);
@@ -143,7 +143,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// By query in the document, by header in its prose: clients do either.
     async fn create_takes_properties_both_ways(server: TestServer) {
         server.create_namespace("ns").await;
@@ -186,7 +186,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn insert_appends(server: TestServer) {
         server.with_table("ns$t", 3).await;
         for (mode, first) in [
@@ -203,7 +203,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn insert_answers_its_version(server: TestServer) {
         server.with_table("ns$t", 3).await;
         assert_eq!(server.insert("ns$t", &batch_ab(3..4)).await["version"], 2);
@@ -211,7 +211,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn insert_overwrite_replaces_the_rows(server: TestServer) {
         let location = server.with_table("ns$t", 3).await;
         for (mode, value) in [("overwrite", 70), ("Overwrite", 80)] {
@@ -228,7 +228,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn insert_makes_a_declared_table(server: TestServer) {
         for mode in ["insert", "insert?mode=overwrite"] {
             let location = server.with_declared("ns$t").await;

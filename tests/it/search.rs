@@ -50,7 +50,7 @@ async fn with_vectors(server: &TestServer) {
     server.create("ns$v", &batch_vectors(10, 2)).await;
 }
 
-both! {
+everywhere! {
     async fn every_kind_of_number_is_searched(server: TestServer) {
         server.create_namespace("ns").await;
         for kind in [DataType::Float16, DataType::Float32, DataType::Float64, DataType::Int8] {
@@ -73,7 +73,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn bytes_are_compared_bit_by_bit(server: TestServer) {
         server.create_namespace("ns").await;
         let rows = batch(&[("id", ints(0..16)), ("vec", vectors(16, 8, &DataType::UInt8))]);
@@ -91,7 +91,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_row_may_have_many_vectors(server: TestServer) {
         server.create_namespace("ns").await;
         // Row i has the vectors [2i, 2i] and [2i + 1, 2i + 1].
@@ -114,7 +114,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn each_of_several_queries_has_its_answer(server: TestServer) {
         with_vectors(&server).await;
         let body = json!({"vector": {"multi_vector": [[9, 9], [0.2, 0]]}, "k": 2,
@@ -133,7 +133,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn vectors_come_in_several_forms(server: TestServer) {
         with_vectors(&server).await;
         for vector in [json!([4, 4]), json!([[4, 4]]), json!({"multi_vector": [[4, 4]]}),
@@ -150,7 +150,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn bounds_measures_and_offsets_hold(server: TestServer) {
         with_vectors(&server).await;
         let near_zero = json!({"single_vector": [0, 0]});
@@ -184,7 +184,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn ten_are_found_when_nothing_is_said(server: TestServer) {
         server.create_namespace("ns").await;
         server.create("ns$v", &batch_vectors(30, 2)).await;
@@ -193,7 +193,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn the_distance_can_be_a_column(server: TestServer) {
         with_vectors(&server).await;
         let body = json!({"vector": {"single_vector": [3, 3]}, "k": 2, "with_row_id": true,
@@ -210,7 +210,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn vectors_may_stand_inside_of_a_struct(server: TestServer) {
         server.create_namespace("ns").await;
         let inner = vectors(5, 3, &DataType::Float32);
@@ -240,7 +240,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_search_that_does_not_fit_is_refused(server: TestServer) {
         server.create_namespace("ns").await;
         let vec = vectors(10, 2, &DataType::Float32);
@@ -300,7 +300,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// An index is used, its settings hold, and none of them costs more than the table has rows.
     async fn an_index_is_searched(server: TestServer) {
         server.create_namespace("ns").await;

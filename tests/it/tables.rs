@@ -23,7 +23,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn declare_again_is_refused(server: TestServer) {
         let location = server.with_declared("ns$t").await;
         let again = server.post_empty(&table("ns$t", "declare")).await;
@@ -32,7 +32,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_missing_table_is_404_everywhere(server: TestServer) {
         server.create_namespace("ns").await;
         for operation in [
@@ -77,7 +77,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn exists_answers_without_a_body(server: TestServer) {
         server.with_declared("ns$t").await;
         let reply = server.post_empty(&table("ns$t", "exists")).await;
@@ -86,7 +86,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// It behaves as describe does, versions included.
     async fn exists_knows_versions(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -101,7 +101,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn describe_in_detail(server: TestServer) {
         server.with_table("ns$t", 10).await;
         server.insert("ns$t", &batch_ab(10..20)).await;
@@ -128,7 +128,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The reference server counts deleted rows as rows.
     async fn describe_counts_deleted_rows(server: TestServer) {
         let location = server.with_table("ns$t", 10).await;
@@ -140,7 +140,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Lance asks for versions by describe; a refusal breaks writers.
     async fn describe_at_a_version(server: TestServer) {
         server.with_table("ns$t", 10).await;
@@ -166,7 +166,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Asking for one that is not there must not silently give the newest version of main.
     async fn describe_ignores_neither_tag_nor_branch(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -202,7 +202,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn describe_tells_declared_from_created(server: TestServer) {
         server.with_declared("ns$declared").await;
         server.with_table("ns$created", 1).await;
@@ -228,7 +228,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn describe_refuses_flags_that_are_none(server: TestServer) {
         server.with_table("ns$t", 1).await;
         for flag in ["with_table_uri", "load_detailed_metadata", "check_declared"] {
@@ -238,7 +238,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn list_with_and_without_the_declared(server: TestServer) {
         server.with_declared("ns$b_declared").await;
         server.with_table("ns$a_created", 1).await;
@@ -259,7 +259,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn list_all_gives_whole_identifiers(server: TestServer) {
         server.with_declared("ns$declared").await;
         server.with_table("ns$t", 1).await;
@@ -297,7 +297,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A table of a similar name, or one that is only declared, is nobody else's business.
     async fn drop_leaves_the_neighbours_alone(server: TestServer) {
         server.with_table("ns$t", 3).await;
@@ -345,7 +345,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn rename_into_another_namespace(server: TestServer) {
         let location = server.with_table("ns$t", 10).await;
         server.create_namespace("other").await;
@@ -395,7 +395,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What is made under an old name never meets the old files.
     async fn an_old_name_gets_a_new_place(server: TestServer) {
         let first = server.with_table("ns$t", 10).await;

@@ -25,7 +25,7 @@ async fn with_two_versions(server: &TestServer) -> String {
     location
 }
 
-both! {
+everywhere! {
     async fn a_tag_is_seen_by_all(server: TestServer) {
         let location = with_two_versions(&server).await;
         tag(&server, "v1", 1).await;
@@ -47,7 +47,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_tag_moves_and_goes(server: TestServer) {
         let location = with_two_versions(&server).await;
         tag(&server, "live", 1).await;
@@ -64,7 +64,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_tag_keeps_its_version_from_a_clean_up(server: TestServer) {
         let location = with_two_versions(&server).await;
         tag(&server, "keep", 1).await;
@@ -74,7 +74,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_name_is_given_once(server: TestServer) {
         with_two_versions(&server).await;
         tag(&server, "one", 1).await;
@@ -97,7 +97,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn pages_of_tags_are_whole(server: TestServer) {
         with_two_versions(&server).await;
         let names = ["a", "b", "c.1", "d-2", "e_3"];
@@ -178,7 +178,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn tags_need_a_table_with_a_version(server: TestServer) {
         server.with_declared("ns$d").await;
         let body = json!({"tag": "a", "version": 1});
@@ -199,7 +199,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn names_that_other_clients_could_not_list(server: TestServer) {
         let location = with_two_versions(&server).await;
         let body = json!({"tag": "größe", "version": 1});
@@ -216,7 +216,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_table_is_described_at_a_tag(server: TestServer) {
         with_two_versions(&server).await;
         tag(&server, "first", 1).await;

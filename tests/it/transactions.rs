@@ -45,7 +45,7 @@ async fn inserted(server: &TestServer) -> String {
     text(&server.insert("ns$t", &batch_ab(1..2)).await, "transaction_id")
 }
 
-both! {
+everywhere! {
     async fn a_version_is_a_transaction(server: TestServer) {
         let id = inserted(&server).await;
         let described = describe(&server, &id).await.ok();
@@ -80,7 +80,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn properties_are_set_and_taken_away(server: TestServer) {
         let id = inserted(&server).await;
         let before = describe(&server, &id).await.ok()["properties"].take();
@@ -109,7 +109,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The actions before the one that fails are not done either.
     async fn one_wrong_action_undoes_all(server: TestServer) {
         let id = inserted(&server).await;
@@ -163,7 +163,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn alterations_at_once_lose_nothing(server: TestServer) {
         let id = inserted(&server).await;
         let setters = (0..8).map(|writer| {
@@ -187,7 +187,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Lance's own transactions that were committed past the server among them.
     async fn what_the_server_does_not_know(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
@@ -240,7 +240,7 @@ async fn indexes(server: &TestServer) -> usize {
     listed["indexes"].as_array().expect("a list").len()
 }
 
-both! {
+everywhere! {
     async fn a_job_is_canceled(server: TestServer) {
         let job = begun(&server).await;
         for word in ["Succeeded", "failed", "queued"] {
@@ -263,7 +263,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_job_goes_on_after_a_restart(server: TestServer) {
         let mut server = server;
         let job = begun(&server).await;
@@ -283,7 +283,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_failed_job_says_why(server: TestServer) {
         let job = begun(&server).await;
         server.post(&table("ns$t", "drop"), json!({})).await.ok();

@@ -12,7 +12,7 @@ fn numbers(page: &Value) -> Vec<u64> {
     numbers.map(|number| number.expect("a number")).collect()
 }
 
-both! {
+everywhere! {
     async fn list_gives_every_version(server: TestServer) {
         server.with_table("ns$t", 1).await;
         for row in 1..4 {
@@ -37,7 +37,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn list_descending(server: TestServer) {
         server.with_table("ns$t", 1).await;
         server.insert("ns$t", &batch_ab(1..2)).await;
@@ -52,7 +52,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_declared_table_has_no_versions(server: TestServer) {
         server.with_declared("ns$t").await;
         let listed = server.post_empty(&table("ns$t", "version/list")).await.ok();
@@ -65,7 +65,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn describe_one_version(server: TestServer) {
         let location = server.with_table("ns$t", 1).await;
         server.insert("ns$t", &batch_ab(1..2)).await;
@@ -88,7 +88,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn describe_a_missing_version(server: TestServer) {
         server.with_table("ns$t", 1).await;
         for version in [json!(0), json!(2), json!(99), json!(u32::MAX)] {
@@ -104,7 +104,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Past the range of a signed integer is still no crash.
     async fn huge_numbers_are_no_versions(server: TestServer) {
         server.with_table("ns$t", 1).await;
@@ -117,7 +117,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn an_unknown_branch_has_no_versions(server: TestServer) {
         server.with_table("ns$t", 1).await;
         let path = table("ns$t", "version/list?branch=nope");

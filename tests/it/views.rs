@@ -56,7 +56,7 @@ fn schema(fields: &[(&str, DataType)]) -> Schema {
     Schema::new(fields.collect::<Vec<_>>())
 }
 
-both! {
+everywhere! {
     async fn a_view_is_made_filled_and_refreshed(server: TestServer) {
         server.with_table("ns$t", 5).await;
         let made = create(&server, "ns$v", of_t()).await.expect(201);
@@ -89,7 +89,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn a_view_may_be_filled_at_once(server: TestServer) {
         server.with_table("ns$t", 5).await;
         let mut body = of_t();
@@ -108,7 +108,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// All the ways to say which columns and rows.
     async fn a_query_chooses_columns_and_rows(server: TestServer) {
         server.with_table("ns$t", 10).await;
@@ -146,7 +146,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Vectors, nested columns, and what is computed in the source.
     async fn columns_of_every_kind(server: TestServer) {
         server.create_namespace("ns").await;
@@ -168,7 +168,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Parts of columns, dictionaries, and what cannot be shown.
     async fn odd_columns(server: TestServer) {
         server.create_namespace("ns").await;
@@ -218,7 +218,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A view over a view, and names that change.
     async fn views_follow_their_source(server: TestServer) {
         server.with_table("ns$t", 5).await;
@@ -250,7 +250,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// The view gets the columns that its source has by now; a query that does not fit any more is
     /// refused, and leaves the view as it is.
     async fn the_source_may_change_its_columns(server: TestServer) {
@@ -271,7 +271,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// Whatever others did to the rows of the view, a refresh makes them those of the query.
     async fn foreign_rows_do_not_stay(server: TestServer) {
         server.with_table("ns$t", 5).await;
@@ -292,7 +292,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     async fn refreshes_at_once_neither_lose_nor_double(server: TestServer) {
         server.with_table("ns$t", 500).await;
         create(&server, "ns$v", of_t()).await.expect(201);
@@ -550,7 +550,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// A job that waits for its turn can be canceled, and does nothing then.
     async fn a_job_can_be_canceled(server: TestServer) {
         server.create_namespace("ns").await;
@@ -577,7 +577,7 @@ both! {
     }
 }
 
-both! {
+everywhere! {
     /// What a view is made of outlasts the process.
     async fn a_restart_forgets_no_view(server: TestServer) {
         let mut server = server;

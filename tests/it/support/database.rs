@@ -24,7 +24,7 @@ impl Database {
                 let url = format!("sqlite://{}", home.join("catalog.db").display());
                 Some(Self::Sqlite { url })
             }
-            Backend::Postgres => {
+            Backend::Postgres | Backend::S3 => {
                 let admin_url = admin_url()?;
                 let name = format!("tiltyard_test_{}", uuid::Uuid::new_v4().simple());
                 create_database(&admin_url, &name).await;

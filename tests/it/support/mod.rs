@@ -36,6 +36,24 @@ pub use steps::{enc, namespace, table, text};
 /// skipped.
 macro_rules! both {
     ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
+        on! { sqlite: Sqlite, postgres: Postgres;
+            $(#[$meta])* async fn $name($server: TestServer) $body }
+    };
+}
+
+/// As [`both`], and `name::s3`: PostgreSQL with the lake in an object store. For tests that do not
+/// look at the files of the lake.
+macro_rules! everywhere {
+    ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
+        on! { sqlite: Sqlite, postgres: Postgres, s3: S3;
+            $(#[$meta])* async fn $name($server: TestServer) $body }
+    };
+}
+
+/// One test of the same body for each backend.
+macro_rules! on {
+    ($($test:ident: $backend:ident),*;
+        $(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
         $(#[$meta])*
         mod $name {
             #[allow(unused_imports)]
@@ -43,19 +61,15 @@ macro_rules! both {
 
             async fn body($server: $crate::support::TestServer) $body
 
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                let server = $crate::support::TestServer::spawn($crate::support::Backend::Sqlite);
-                body(server.await.expect("SQLite is always there")).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                let server = $crate::support::TestServer::spawn($crate::support::Backend::Postgres);
-                if let Some(server) = server.await {
-                    body(server).await;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let backend = $crate::support::Backend::$backend;
+                    if let Some(server) = $crate::support::TestServer::spawn(backend).await {
+                        body(server).await;
+                    }
                 }
-            }
+            )*
         }
     };
 }

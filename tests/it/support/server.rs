@@ -23,7 +23,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub enum Backend {
     Sqlite,
     Postgres,
+    /// PostgreSQL, with the lake in an object store. [`TestServer::lake`] is empty then.
+    S3,
 }
+
+/// Names the S3 server of the tests (`scripts/with-s3`), as `http://host:port`.
+const S3_VARIABLE: &str = "TILTYARD_TEST_S3";
+/// The bucket that it has.
+const BUCKET: &str = "lake";
 
 type Configure = Arc<dyn Fn(&mut Settings) + Send + Sync>;
 
@@ -41,6 +48,8 @@ pub struct TestServer {
 struct Home {
     database: Database,
     folder: TempDir,
+    /// The S3 server that has the lake instead of the folder.
+    s3: Option<String>,
 }
 
 impl Drop for Home {
@@ -72,7 +81,11 @@ impl TestServer {
     ) -> Option<Self> {
         let home = TempDir::with_prefix("tiltyard-it-").expect("a temporary folder");
         let database = Database::create(backend, home.path()).await?;
-        let home = Arc::new(Home { database, folder: home });
+        let s3 = match backend {
+            Backend::S3 => Some(s3()?),
+            Backend::Sqlite | Backend::Postgres => None,
+        };
+        let home = Arc::new(Home { database, folder: home, s3 });
         Some(Self::start(home, parts, Arc::new(configure)).await)
     }
 
@@ -251,8 +264,35 @@ fn settings(home: &Home, configure: &(dyn Fn(&mut Settings) + Send + Sync)) -> S
         grace: GRACE,
         ..Settings::default()
     };
+    if let Some(endpoint) = &home.s3 {
+        let prefix = home.folder.path().file_name().expect("a name").to_string_lossy();
+        settings.storage_root = format!("s3://{BUCKET}/{prefix}");
+        let options = [
+            ("endpoint", endpoint.as_str()),
+            ("allow_http", "true"),
+            ("region", "us-east-1"),
+            ("access_key_id", "tests"),
+            ("secret_access_key", "tests"),
+        ];
+        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        settings.storage_options.extend(options);
+    }
     configure(&mut settings);
     settings
+}
+
+/// The URL of the tests' S3 server. A missing one fails in CI and is said elsewhere.
+fn s3() -> Option<String> {
+    match std::env::var(S3_VARIABLE) {
+        Ok(url) if !url.is_empty() => Some(url),
+        _ if std::env::var_os("CI").is_some() => {
+            panic!("{S3_VARIABLE} is not set, and CI must test object stores too")
+        }
+        _ => {
+            println!("skipped: {S3_VARIABLE} is not set");
+            None
+        }
+    }
 }
 
 struct Running {
