@@ -191,21 +191,6 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Moves a catalog from one database to another, which gets its schema and must have no rows.
-/// Answers how many rows each table had.
-///
-/// # Errors
-/// As [`Catalog::copy_to`].
-pub async fn move_catalog(from: &str, to: &str) -> Result<Vec<(&'static str, u64)>> {
-    let from = Catalog::open_existing(from).await?;
-    let to = Catalog::open(to).await?;
-    to.migrate().await?;
-    let counts = from.copy_to(&to).await;
-    from.close().await;
-    to.close().await;
-    counts
-}
-
 /// The OpenAPI document, as text.
 pub fn openapi() -> Result<String> {
     crate::http::document()

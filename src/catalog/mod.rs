@@ -31,6 +31,8 @@ use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 
 use crate::error::{Error, Result};
 
+pub use transfer::move_catalog;
+
 /// Runs the same body against whichever driver the transaction holds.
 macro_rules! run {
     ($tx:expr, |$connection:ident| $body:expr) => {

@@ -179,17 +179,39 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-type Counts = Vec<(&'static str, u64)>;
+/// How many rows each table has.
+pub type Counts = Vec<(&'static str, u64)>;
+
+/// Moves a catalog from one database to another, which is made if absent, gets its schema and must
+/// have no rows. Answers how many rows each table had. Nobody may serve either of them meanwhile: SQLite
+/// lets nobody else write, and of PostgreSQL what was there at the beginning is copied.
+///
+/// # Errors
+/// `InvalidInput` when the other one has rows, or is of the same kind, and when there is none to move.
+/// After every error there is nothing but the schema in the other one that was not there before.
+pub async fn move_catalog(from: &str, to: &str) -> Result<Counts> {
+    // Before anything is made.
+    if from.starts_with("sqlite:") == to.starts_with("sqlite:") {
+        return Err(same_kind());
+    }
+    let from = Catalog::open_existing(from).await?;
+    let to = Catalog::open(to).await?;
+    to.migrate().await?;
+    let counts = from.copy_to(&to).await;
+    from.close().await;
+    to.close().await;
+    counts
+}
+
+fn same_kind() -> Error {
+    Error::invalid_input(
+        "a catalog is moved from SQLite to PostgreSQL or back; within one of them, use its own tools",
+    )
+}
 
 impl Catalog {
-    /// Copies everything into another catalog, which has the schema and no rows. Answers how many rows
-    /// each table had. Nobody may serve either of them meanwhile: SQLite lets nobody else write, and of
-    /// PostgreSQL what was there at the beginning is copied.
-    ///
-    /// # Errors
-    /// `InvalidInput` when the other one has rows, or is of the same kind; then, and after every other
-    /// error, it is as it was.
-    pub async fn copy_to(&self, other: &Self) -> Result<Counts> {
+    /// Copies everything into another catalog, which has the schema and no rows, or nothing.
+    async fn copy_to(&self, other: &Self) -> Result<Counts> {
         const DOING: &str = "moving the catalog";
         let sql = |error| failed(error, DOING);
         let counts = match (&self.pools, &other.pools) {
@@ -214,12 +236,7 @@ impl Catalog {
                 }
                 counts
             }
-            _ => {
-                return Err(Error::invalid_input(
-                    "a catalog is moved from SQLite to PostgreSQL or back; within one of them, use \
-                     its own tools",
-                ));
-            }
+            _ => return Err(same_kind()),
         };
         counts.map_err(|failure| match failure {
             Failure::NotEmpty(table) => Error::invalid_input(format!(

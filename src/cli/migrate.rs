@@ -1,6 +1,7 @@
 //! `tiltyard migrate`.
 
 use super::{block_on, say, settings};
+use crate::catalog;
 use crate::config::Overrides;
 use crate::error::Result;
 use crate::server;
@@ -26,7 +27,7 @@ pub(super) fn run(migrate: &Migrate) -> Result<()> {
         say("the database schema is up to date");
         return Ok(());
     };
-    let counts = block_on(server::move_catalog(from, to))?;
+    let counts = block_on(catalog::move_catalog(from, to))?;
     for (table, rows) in counts {
         say(&format!("{rows:>10} {table}"));
     }

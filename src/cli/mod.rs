@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     /// Serve the catalog; with nothing set: SQLite and a local folder, on 127.0.0.1:2333
     Serve(serve::Serve),
-    /// Bring the schema of the database up to date, and stop
+    /// Bring the schema of the database up to date, or move a catalog to another one; and stop
     Migrate(migrate::Migrate),
     /// Remove once what nothing refers to any more, and say what it was
     Gc(gc::Gc),

@@ -17,6 +17,8 @@ async fn migrate(arguments: &[&str]) -> (bool, String) {
     let (out, err) = (&output.stdout, &output.stderr);
     let said = format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     assert!(!said.contains("panicked"), "{said}");
+    let made = home.path().read_dir().expect("the folder").count();
+    assert_eq!(made, 0, "made by {arguments:?}");
     (output.status.success(), said)
 }
 
@@ -102,7 +104,7 @@ async fn what_cannot_be_moved_is_refused() {
     let server = TestServer::spawn(Backend::Sqlite).await.expect("SQLite is always there");
     let url = server.database().url();
     let same = ["--from", url, "--to", "sqlite://other.db"];
-    let absent = ["--from", "sqlite://no/such.db", "--to", url];
+    let absent = ["--from", "sqlite://no/such.db", "--to", "postgres://nobody@127.0.0.1:1/x"];
     for (arguments, why) in [
         (&same[..], "its own tools"),
         (&absent[..], "no such database file"),
