@@ -57,7 +57,7 @@ impl Named {
     /// Together with the rows of uploads.
     ///
     /// # Errors
-    /// `Internal` for an upload that cannot be read.
+    /// `InvalidInput` for a data file that is named twice.
     pub fn with(self, staged: &[Staged]) -> Result<Addition> {
         let fragments = all_fragments(self.fragments, staged)?;
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
