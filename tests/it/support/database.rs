@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, QueryBuilder};
 
-use super::Backend;
+use super::{Backend, needed};
 
 /// Names the PostgreSQL server of the tests, as `postgres://user@host:port/postgres`.
 const POSTGRES_VARIABLE: &str = "TILTYARD_TEST_POSTGRES";
@@ -65,16 +65,7 @@ impl Database {
 
 /// The URL of the tests' PostgreSQL server. A missing one fails in CI and is said elsewhere.
 pub fn admin_url() -> Option<String> {
-    match std::env::var(POSTGRES_VARIABLE) {
-        Ok(url) if !url.is_empty() => Some(url),
-        _ if std::env::var_os("CI").is_some() => {
-            panic!("{POSTGRES_VARIABLE} is not set, and CI must test PostgreSQL too")
-        }
-        _ => {
-            println!("skipped: {POSTGRES_VARIABLE} is not set");
-            None
-        }
-    }
+    needed(POSTGRES_VARIABLE, "test PostgreSQL too")
 }
 
 async fn create_database(admin_url: &str, name: &str) {

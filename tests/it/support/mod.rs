@@ -30,6 +30,21 @@ pub use reply::{Reply, assert_error, assert_error_in, assert_refused};
 pub use server::{Backend, TestServer, files_under};
 pub use steps::{enc, namespace, table, text};
 
+/// What a variable of the environment names for the tests. A missing one fails in CI, which must do
+/// `what`, and is said elsewhere.
+fn needed(variable: &str, what: &str) -> Option<String> {
+    match std::env::var(variable) {
+        Ok(value) if !value.is_empty() => Some(value),
+        _ if std::env::var_os("CI").is_some() => {
+            panic!("{variable} is not set, and CI must {what}")
+        }
+        _ => {
+            println!("skipped: {variable} is not set");
+            None
+        }
+    }
+}
+
 /// Expands one body into a module with two tests: `name::sqlite` and `name::postgres`.
 ///
 /// Without a PostgreSQL server the second fails where `CI` is set, and elsewhere prints that it was

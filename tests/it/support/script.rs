@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::needed;
+
 /// Names a Python that has the packages of `tests/clients/requirements.txt`.
 const PYTHON_VARIABLE: &str = "TILTYARD_TEST_PYTHON";
 /// Names a Node that finds the packages of `tests/clients/lancedb_node/package.json`.
@@ -15,16 +17,7 @@ const LIMIT: Duration = Duration::from_secs(540);
 /// The interpreter of a client's script. A missing one fails in CI and is said elsewhere.
 pub fn interpreter(script: &str) -> Option<String> {
     let variable = if script.ends_with(".mjs") { NODE_VARIABLE } else { PYTHON_VARIABLE };
-    match std::env::var(variable) {
-        Ok(interpreter) if !interpreter.is_empty() => Some(interpreter),
-        _ if std::env::var_os("CI").is_some() => {
-            panic!("{variable} is not set, and CI must run the real clients")
-        }
-        _ => {
-            println!("skipped: {variable} is not set");
-            None
-        }
-    }
+    needed(variable, "run the real clients")
 }
 
 /// Runs a script of the folder `tests` to its end, in the folder `home`, and shows what it printed when
