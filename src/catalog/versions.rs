@@ -92,6 +92,21 @@ pub async fn list_unlike_append(
     Ok(rows.into_iter().map(|(version, operation)| (from_sql(version), operation)).collect())
 }
 
+/// How many versions after `after`, up to `until`, have rows.
+pub async fn count_versions(tx: &mut Tx, table: &Table, after: u64, until: u64) -> Result<u64> {
+    const SQL: &str = "SELECT count(*) FROM table_versions \
+        WHERE table_id = $1 AND branch = $2 AND version > $3 AND version <= $4";
+    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL)
+        .bind(table.key)
+        .bind(table.branch.as_str())
+        .bind(to_sql(after))
+        .bind(to_sql(until))
+        .fetch_one(c)
+        .await)
+    .map(from_sql)
+    .map_err(|error| failed(error, "counting versions"))
+}
+
 /// What a commit to a branch asks just before its put.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct LineState {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
+use futures::{FutureExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use crate::model::{Caller, Mark, Table, TableVersion};
 /// The most appends of one version.
 const MOST: usize = 128;
 /// How many versions without a known operation are looked at before an append goes alone.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 1_000;
 /// The first pause after others were faster, which then doubles.
 const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
@@ -64,9 +64,14 @@ pub(super) enum Shared {
 }
 
 impl CommitRequest {
+    /// Whether it may land on top of versions that came after the one it read.
+    pub(super) fn may_pass(&self) -> bool {
+        self.change == Change::Append && self.on_conflict != OnConflict::Fail
+    }
+
     /// Whether it may share a version with others.
     pub(super) fn may_share(&self) -> bool {
-        self.coalesce && self.change == Change::Append && self.on_conflict != OnConflict::Fail
+        self.coalesce && self.may_pass()
     }
 }
 
@@ -252,28 +257,48 @@ impl Engine {
         if read_version >= *floor {
             return true;
         }
-        let unclear = async {
-            let mut tx = self.catalog.read().await?;
-            versions::list_unlike_append(&mut tx, table, read_version, *floor, LOOKED_AT + 1).await
-        };
-        let Ok(unclear) = unclear.await else { return false };
-        if unclear.len() > LOOKED_AT {
+        if !self.goes_beside(table, base, read_version, *floor).await {
             return false;
-        }
-        for (version, operation) in unclear {
-            // What was adopted has no operation in its row.
-            let operation = match operation {
-                Some(operation) => Some(operation),
-                None => base.operation_of(version).await,
-            };
-            let known = operation.is_some_and(|name| versions::BESIDE_APPEND.contains(&&*name));
-            if !known {
-                return false;
-            }
         }
         *floor = read_version;
         line.lower_floor(base.version(), read_version);
         true
+    }
+
+    /// Whether an append goes together with all that was committed after one version, up to another.
+    /// `opened` is a version of the table, whichever.
+    pub(super) async fn goes_beside(
+        &self,
+        table: &Table,
+        opened: &Snapshot,
+        after: u64,
+        until: u64,
+    ) -> bool {
+        let looked = async {
+            let unclear = {
+                let mut tx = self.catalog.read().await?;
+                // One that has no row may be anything.
+                if versions::count_versions(&mut tx, table, after, until).await? != until - after {
+                    return Ok(false);
+                }
+                let most = LOOKED_AT + 1;
+                versions::list_unlike_append(&mut tx, table, after, until, most).await?
+            };
+            // What was adopted has no operation in its row.
+            if unclear.len() > LOOKED_AT || unclear.iter().any(|(_, operation)| operation.is_some())
+            {
+                return Ok(false);
+            }
+            let unknown: Vec<u64> = unclear.into_iter().map(|(version, _)| version).collect();
+            let wanted = unknown.len();
+            let makers: Vec<_> = opened.makers(unknown).try_collect().await?;
+            let goes = |name: &str| versions::BESIDE_APPEND.contains(&name);
+            Ok(makers.len() == wanted && makers.iter().all(|maker| goes(&maker.operation)))
+        };
+        looked.await.unwrap_or_else(|error: Error| {
+            tracing::warn!(table.id = %table.id, %error, "could not look at what was committed");
+            false
+        })
     }
 
     /// Whether the uploads, and the key, are still this request's.

@@ -1,5 +1,7 @@
 //! Finding what an earlier try of a request landed, by the mark that it left in the manifest.
 
+use futures::TryStreamExt;
+
 use super::change::Made;
 use super::once::Attempt;
 use super::{Engine, location_of};
@@ -56,17 +58,19 @@ impl Engine {
             };
             let more = page.finish(&mut rows, |row| row.manifest.version.to_string()).is_some();
             page.after = rows.last().map(|row| row.manifest.version.to_string());
-            for row in rows {
-                let number = row.manifest.version;
-                if number <= floor || stood_before(&row, mark) {
-                    return Ok(None);
-                }
-                if let Some(marked) = newest.marked(number, mark.id).await? {
-                    let snapshot = self.lake.snapshot(&location_of(table), number).await?;
-                    return Ok(Some(Found { snapshot, marked, row }));
-                }
+            let above =
+                |row: &TableVersion| row.manifest.version > floor && !stood_before(row, mark);
+            let ends = !more || !rows.iter().all(above);
+            let numbers: Vec<u64> =
+                rows.iter().take_while(|row| above(row)).map(|row| row.manifest.version).collect();
+            let mut makers = newest.makers(numbers);
+            while let Some(maker) = makers.try_next().await? {
+                let Some(marked) = maker.marked(mark.id) else { continue };
+                let snapshot = self.lake.snapshot(&location_of(table), maker.version).await?;
+                let row = rows.into_iter().find(|row| row.manifest.version == maker.version);
+                return Ok(row.map(|row| Found { snapshot, marked, row }));
             }
-            if !more {
+            if ends {
                 return Ok(None);
             }
         }

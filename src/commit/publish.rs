@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -281,9 +282,17 @@ impl Engine {
                 self.lake.prepare(&location, base.as_ref(), request.change, &input).await?;
             // Where others are fast, they would be faster every time than this is prepared.
             let looked_at = if tries > 1 { self.newest_number(table).await? } else { latest };
+            let read_version = if follows { newest } else { request.read_or(latest) };
+            // Lance would look at each version in between once more.
+            let goes_beside = match &base {
+                Some(base) if request.may_pass() && read_version < newest => {
+                    self.goes_beside(table, base, read_version, newest).await
+                }
+                _ => false,
+            };
             let rules = Rules {
                 newest: Some(looked_at.max(newest)),
-                read_version: if follows { newest } else { request.read_or(latest) },
+                read_version: if goes_beside { newest } else { read_version },
                 transaction_id,
                 strict: request.on_conflict == OnConflict::Fail,
                 properties: request.properties.clone(),
@@ -407,19 +416,20 @@ impl Engine {
         request: &CommitRequest,
         transaction_id: Uuid,
     ) -> Result<Option<(TableVersion, u64)>> {
-        let Some(latest) = self.latest(table).await? else {
-            return Ok(None);
-        };
-        let wanted = transaction_id.to_string();
-        for number in (request.read_version + 1..=latest.manifest.version).rev() {
-            let version = match self.describe_version(table, number).await {
-                Ok(version) => version,
-                Err(Error::TableVersionNotFound { .. }) => continue,
+        let Some(latest) = self.latest(table).await? else { return Ok(None) };
+        let after_it = request.read_version + 1..=latest.manifest.version;
+        let mut makers = self.open_newest(table, latest).await?.makers(after_it.rev());
+        while let Some(maker) = makers.try_next().await? {
+            if !maker.is(transaction_id) {
+                continue;
+            }
+            match self.describe_version(table, maker.version).await {
+                Ok(version) => {
+                    let snapshot = self.lake.snapshot(&location_of(table), maker.version).await?;
+                    return Ok(Some((version, snapshot.num_rows().await?)));
+                }
+                Err(Error::TableVersionNotFound { .. }) => {}
                 Err(error) => return Err(error),
-            };
-            let snapshot = self.lake.snapshot(&location_of(table), number).await?;
-            if snapshot.is_made_by(&wanted).await? {
-                return Ok(Some((version, snapshot.num_rows().await?)));
             }
         }
         Ok(None)

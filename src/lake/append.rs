@@ -188,12 +188,8 @@ pub fn shared_properties(
     properties
 }
 
-/// Whether a transaction is the one that is looked for, or one that it shared a version with.
-pub(super) fn is_of(
-    uuid: &str,
-    properties: Option<&HashMap<String, String>>,
-    wanted: &str,
-) -> bool {
-    let shared = || properties.is_some_and(|all| all.contains_key(&format!("{MEMBER}{wanted}")));
-    uuid == wanted || shared()
+/// The commits that share the version of a transaction with these properties.
+pub(super) fn members(properties: &HashMap<String, String>) -> Vec<Uuid> {
+    let ids = properties.keys().filter_map(|name| name.strip_prefix(MEMBER));
+    ids.filter_map(|id| Uuid::try_parse(id).ok()).collect()
 }

@@ -13,7 +13,7 @@ const BRANCHES_DIR: &str = "tree";
 
 /// The folder of one table: an absolute local path, or a URI such as `s3://bucket/prefix`.
 /// Never with a trailing slash, never with `.` or `..` parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Location(String);
 
 impl Location {

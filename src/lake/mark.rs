@@ -8,10 +8,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::transaction::Transaction;
 use lance_io::object_store::ObjectStore;
 use lance_io::utils::read_message;
-use lance_table::format::{Fragment, Manifest, pb};
+use lance_table::format::{Manifest, pb};
 use lance_table::io::commit::{CommitError, ManifestLocation};
 use lance_table::io::manifest::read_manifest;
 use object_store::ObjectStoreExt;
@@ -19,9 +19,9 @@ use object_store::path::Path;
 use prost::Message;
 use uuid::Uuid;
 
+use super::failure;
 use super::guard::Guard;
 use super::probe::TRANSACTIONS_DIR;
-use super::{Snapshot, failure};
 use crate::error::{Error, Result};
 use crate::model::Attempt;
 
@@ -43,8 +43,8 @@ pub struct Marked {
     /// Lance's name of the operation.
     pub operation: String,
     /// How many rows of an update it wrote.
-    rewritten: u64,
-    counts: Option<String>,
+    pub(super) rewritten: u64,
+    pub(super) counts: Option<String>,
 }
 
 impl Marked {
@@ -77,40 +77,19 @@ pub(super) fn with_counts<T: serde::Serialize>(
     Ok(Transaction { transaction_properties: Some(properties.into()), ..transaction })
 }
 
-fn holds_mark(uuid: &str, properties: &HashMap<String, String>, mark: Uuid) -> bool {
-    let is_mark = |text: &str| Uuid::try_parse(text.trim()).is_ok_and(|found| found == mark);
-    // A commit that is made for one request alone has the mark for its transaction's own id.
-    is_mark(uuid) || properties.get(MARK).is_some_and(|marks| marks.split(',').any(is_mark))
+/// The requests that a transaction with these properties was made for.
+pub(super) fn marks(properties: &HashMap<String, String>) -> Vec<Uuid> {
+    let marks = properties.get(MARK).map(String::as_str).unwrap_or_default().split(',');
+    marks.filter_map(|mark| Uuid::try_parse(mark.trim()).ok()).collect()
 }
 
-impl Snapshot {
-    /// What a version of the table tells of the request, if it was made for it.
-    pub async fn marked(&self, version: u64, mark: Uuid) -> Result<Option<Marked>> {
-        let made = match self.dataset.read_version_transaction(version).await {
-            Ok(made) => made,
-            // It was cleaned up, or its transaction was.
-            Err(error) if failure::is_absent(&error) => return Ok(None),
-            Err(error) => return Err(Error::internal("reading a transaction", error)),
-        };
-        let Some(transaction) = made.transaction else { return Ok(None) };
-        let properties = transaction.transaction_properties.clone().unwrap_or_default();
-        if !holds_mark(&transaction.uuid, &properties, mark) {
-            return Ok(None);
-        }
-        let rewritten = match &transaction.operation {
-            Operation::Update { new_fragments, .. } => {
-                new_fragments.iter().filter_map(Fragment::num_rows).sum::<usize>() as u64
-            }
-            _ => 0,
-        };
-        Ok(Some(Marked {
-            version,
-            operation: transaction.operation.name().to_owned(),
-            transaction_id: transaction.uuid,
-            rewritten,
-            counts: properties.get(COUNTS).cloned(),
-        }))
-    }
+pub(super) fn is_uuid(text: &str, wanted: Uuid) -> bool {
+    Uuid::try_parse(text.trim()).is_ok_and(|found| found == wanted)
+}
+
+fn holds_mark(uuid: &str, properties: &HashMap<String, String>, mark: Uuid) -> bool {
+    // A commit that is made for one request alone has the mark for its transaction's own id.
+    is_uuid(uuid, mark) || marks(properties).contains(&mark)
 }
 
 /// What stands at a version, for a change that does not know whether storage took it.

@@ -21,6 +21,7 @@ mod guard;
 mod indexes;
 mod inventory;
 mod location;
+mod maker;
 mod mark;
 mod ordering;
 mod plan;
@@ -73,6 +74,7 @@ pub use indexes::{Existing, Index, IndexKind, NewIndex, TextOptions, VectorOptio
 pub use inventory::{FileKind, Inspection, References, StoredFile, version_of_manifest};
 pub use lance_io::object_store::WrappingObjectStore;
 pub use location::{Location, Locations};
+pub use maker::Maker;
 pub use mark::{MARK, Marked};
 pub use ordering::SortKey;
 pub use plan::Detail;
@@ -132,6 +134,7 @@ pub struct Lake {
     locations: Arc<Locations>,
     readers: readers::Readers,
     builders: readers::Readers,
+    memory: maker::Memory,
     /// Decides which manifest is which version; storage does when there is none.
     arbiter: Option<Arc<dyn Arbiter>>,
 }
@@ -164,7 +167,8 @@ impl Lake {
         let readers = readers::Readers::start("tiltyard-read")?;
         let builders = readers::Readers::start("tiltyard-build")?;
         let locations = Arc::new(locations);
-        let lake = Self { session, params, locations, readers, builders, arbiter: None };
+        let memory = maker::Memory::new();
+        let lake = Self { session, params, locations, readers, builders, memory, arbiter: None };
         // Asking once at the start turns a misspelt root into an error at the start.
         lake.store(lake.locations.root()).await?;
         Ok(lake)

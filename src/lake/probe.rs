@@ -1,7 +1,5 @@
 //! Which versions storage holds: the truth, which the catalog's rows are an index of.
 
-use std::collections::HashSet;
-
 use futures::TryStreamExt;
 use lance::dataset::refs::branch_contents_path;
 use lance_table::io::commit::ManifestNamingScheme;
@@ -63,31 +61,6 @@ impl Lake {
         let mut found: Vec<ManifestEntry> = metas.into_iter().filter_map(entry).collect();
         found.sort_by_key(|entry| entry.version);
         Ok(found)
-    }
-
-    /// Which of `files` any version after `floor` refers to.
-    pub async fn files_in_use(
-        &self,
-        location: &Location,
-        files: &[String],
-        floor: u64,
-    ) -> Result<HashSet<String>> {
-        let mut used = HashSet::new();
-        // The newest versions refer to most of what is in use: often the first look settles it.
-        for entry in self.list_manifests(location).await?.into_iter().rev() {
-            if entry.version <= floor || used.len() == files.len() {
-                break;
-            }
-            let snapshot = self.snapshot(location, entry.version).await?;
-            let held: HashSet<&str> = snapshot
-                .dataset
-                .fragments()
-                .iter()
-                .flat_map(|fragment| fragment.files.iter().map(|file| file.path.as_str()))
-                .collect();
-            used.extend(files.iter().filter(|file| held.contains(file.as_str())).cloned());
-        }
-        Ok(used)
     }
 
     /// Whether the table in the folder has the branch.

@@ -9,7 +9,6 @@ use lance::dataset::builder::DatasetBuilder;
 use lance_table::format::Fragment;
 use lance_table::io::commit::CommitHandler;
 
-use super::append::is_of;
 use super::guard::{Fence, Guard};
 use super::readers::Readers;
 use super::{Lake, Location, failure};
@@ -150,20 +149,7 @@ impl Snapshot {
 
     /// Lance's name of the operation that made `version`, if its transaction can still be read.
     pub async fn operation_of(&self, version: u64) -> Option<String> {
-        let made = self.dataset.read_version_transaction(version).await.ok()?;
-        Some(made.transaction?.operation.name().to_owned())
-    }
-
-    /// Whether the transaction made this version, alone or with others. A transaction that was not
-    /// kept is none that anybody looks for.
-    pub async fn is_made_by(&self, transaction: &str) -> Result<bool> {
-        match self.dataset.read_version_transaction(self.version()).await {
-            Ok(made) => Ok(made.transaction.is_some_and(|made| {
-                is_of(&made.uuid, made.transaction_properties.as_deref(), transaction)
-            })),
-            Err(error) if failure::is_not_found(&error) => Ok(false),
-            Err(error) => Err(Error::internal("reading a transaction", error)),
-        }
+        Some(self.maker(version).await.ok()??.operation.clone())
     }
 
     pub(super) fn failed(&self, error: lance::Error) -> Error {

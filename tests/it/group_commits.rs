@@ -8,7 +8,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use crate::support::batches::{batch_a, batch_ab, ipc};
 use crate::support::code::*;
-use crate::support::{Backend, Database, Reply, TestServer, assert_error, foreign, table, text};
+use crate::support::{
+    Backend, Database, Reply, TestServer, assert_error, foreign, sql, table, text,
+};
 
 /// A batch of nobody, which keeps everyone from changing a table while there is a row of it.
 const HOLD_SQLITE: &str = "INSERT INTO batches (batch_id, state, changes, properties, created_by, \
@@ -188,6 +190,22 @@ everywhere! {
         assert_eq!(replies[0].body["conflicting_operation"], "Overwrite");
         assert_eq!(version(&replies[1]), 4);
         assert_eq!(server.values("ns$t").await, [11, 70, 71, 80]);
+    }
+}
+
+everywhere! {
+    /// As it is when a version stands and could not be recorded, and the next one could.
+    async fn an_append_does_not_go_over_an_overwrite_that_has_no_row(server: TestServer) {
+        server.with_table("ns$t", 5).await;
+        let old = upload(&server, 10).await;
+        let path = format!("{}?mode=overwrite", table("ns$t", "insert"));
+        server.post_arrow(&path, ipc(&[batch_ab(70..72)])).await.ok();
+        server.append("ns$t", 2, &batch_ab(80..81)).await;
+        sql::run(server.database(), "DELETE FROM table_versions WHERE version = 2").await;
+        let reply = server.post(&table("ns$t", "commit"), append(&old, 1)).await;
+        assert_error(&reply, 409, CONCURRENT_MODIFICATION);
+        assert_eq!(reply.body["conflicting_operation"], "Overwrite");
+        assert_eq!(server.values("ns$t").await, [70, 71, 80]);
     }
 }
 
