@@ -18,6 +18,8 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 /// How long a request waits for a connection before it is told that the catalog is busy.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most connections to PostgreSQL for what is not a request.
+const FEW_CONNECTIONS: u32 = 4;
 /// How many may read SQLite at once.
 const SQLITE_READERS: usize = 8;
 
@@ -27,8 +29,10 @@ const POSTGRES_LIMITS: &str = "SET idle_in_transaction_session_timeout = '15s'; 
     SET lock_timeout = '20s'; SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; \
     SET tcp_keepalives_count = 3";
 /// Codes of PostgreSQL for what may go well the next time: a deadlock, a failed serialization, a wait
-/// for a lock or a statement that took too long, a transaction that was given up, a shutdown.
-const PASSING: [&str; 7] = ["40P01", "40001", "55P03", "57014", "25P03", "57P01", "57P02"];
+/// for a lock or a statement that took too long, a transaction that was given up, a shutdown, a start,
+/// too many connections.
+const PASSING: [&str; 9] =
+    ["40P01", "40001", "55P03", "57014", "25P03", "57P01", "57P02", "57P03", "53300"];
 
 /// Whether what failed may go well the next time. Nothing of its transaction was kept.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
@@ -38,7 +42,7 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 
 /// Connecting is where the two differ most: a file that is made if absent, with one writer and a
 /// log beside it, against a server with a pool.
-pub(super) async fn open(url: &str) -> Result<Pools> {
+pub(super) async fn open(url: &str, max_connections: u32) -> Result<Pools> {
     if let Some(folder) = sqlite_file(url).and_then(std::path::Path::parent)
         && !folder.as_os_str().is_empty()
     {
@@ -46,7 +50,7 @@ pub(super) async fn open(url: &str) -> Result<Pools> {
             Error::invalid_input(format!("the folder of the database cannot be made: {error}"))
         })?;
     }
-    connect(url).await
+    connect(url, max_connections).await
 }
 
 /// As [`open`], of a database that is there: who only looks would else look into a new, empty one.
@@ -54,7 +58,15 @@ pub(super) async fn open_existing(url: &str) -> Result<Pools> {
     if sqlite_file(url).is_some_and(|file| !file.is_file()) {
         return Err(Error::invalid_input("there is no such database file"));
     }
-    connect(url).await
+    connect(url, FEW_CONNECTIONS).await
+}
+
+/// Connections beside those that there are, opened when they are first needed. SQLite has as many
+/// readers as it can use, and one writer, for whom everyone waits in order.
+pub(super) fn in_background(pools: &Pools) -> Option<Pools> {
+    let Pools::Postgres(pool) = pools else { return None };
+    let options = pool.options().clone().max_connections(FEW_CONNECTIONS).min_connections(0);
+    Some(Pools::Postgres(options.connect_lazy_with((*pool.connect_options()).clone())))
 }
 
 fn sqlite_file(url: &str) -> Option<&std::path::Path> {
@@ -62,10 +74,10 @@ fn sqlite_file(url: &str) -> Option<&std::path::Path> {
     Some(std::path::Path::new(path.split('?').next().unwrap_or(path)))
 }
 
-async fn connect(url: &str) -> Result<Pools> {
+async fn connect(url: &str, max_connections: u32) -> Result<Pools> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let pool = PgPoolOptions::new()
-            .max_connections(20)
+            .max_connections(max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // Not as options of the connection, which poolers refuse.
             .after_connect(|connection, _| {

@@ -24,29 +24,36 @@ pub mod versions;
 pub mod views;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 
 use crate::error::{Error, Result};
+use crate::telemetry::meters;
 
 pub use transfer::move_catalog;
 
-/// Runs the same body against whichever driver the transaction holds.
+/// Runs the same body against whichever driver the transaction holds, as a span of its own: sqlx tells
+/// the statement within it.
 macro_rules! run {
-    ($tx:expr, |$connection:ident| $body:expr) => {
-        match $tx {
-            $crate::catalog::Tx::Sqlite(session) => {
-                let $connection = &mut **session;
-                $body
+    ($tx:expr, |$connection:ident| $body:expr) => {{
+        let span = tracing::debug_span!("sql", otel.kind = "client");
+        let work = async {
+            match $tx {
+                $crate::catalog::Tx::Sqlite(session) => {
+                    let $connection = &mut **session;
+                    $body
+                }
+                $crate::catalog::Tx::Postgres(session) => {
+                    let $connection = &mut **session;
+                    $body
+                }
             }
-            $crate::catalog::Tx::Postgres(session) => {
-                let $connection = &mut **session;
-                $body
-            }
-        }
-    };
+        };
+        tracing::Instrument::instrument(work, span).await
+    }};
 }
 use run;
 
@@ -55,6 +62,8 @@ use run;
 pub struct Catalog {
     pools: Pools,
     group: grouped::Group,
+    /// The same, with connections of its own, where those of requests may all be taken.
+    background: Option<Arc<Catalog>>,
 }
 
 #[derive(Clone)]
@@ -129,12 +138,13 @@ impl Tx {
 }
 
 impl Catalog {
-    /// Opens the database that `url` names: `sqlite://PATH` (made if absent) or `postgres://…`.
+    /// Opens the database that `url` names: `sqlite://PATH` (made if absent) or `postgres://…`, with
+    /// at most so many connections for requests.
     ///
     /// # Errors
     /// `InvalidInput` for another kind of URL, `ServiceUnavailable` when it does not answer.
-    pub async fn open(url: &str) -> Result<Self> {
-        dialect::open(url).await.map(Self::of)
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self> {
+        dialect::open(url, max_connections).await.map(Self::of)
     }
 
     /// As [`Self::open`], of a database that is there and has the schema of this version. Nothing is
@@ -149,12 +159,23 @@ impl Catalog {
     }
 
     fn of(pools: Pools) -> Self {
+        let background = dialect::in_background(&pools);
+        let background = background.map(|pools| Arc::new(Self::with(pools, None)));
+        Self::with(pools, background)
+    }
+
+    fn with(pools: Pools, background: Option<Arc<Self>>) -> Self {
         let writers = match &pools {
             Pools::Sqlite { .. } => 1,
             // One that waits for a row does not hold up all the others.
             Pools::Postgres(_) => 4,
         };
-        Self { group: grouped::Group::start(&pools, writers), pools }
+        Self { group: grouped::Group::start(&pools, writers), pools, background }
+    }
+
+    /// For what nobody waits for, and for signs of life, which must not wait behind requests.
+    pub fn background(&self) -> Self {
+        self.background.as_ref().map_or_else(|| self.clone(), |catalog| Self::clone(catalog))
     }
 
     /// Brings the schema up to date: every migration that the database does not have yet.
@@ -209,6 +230,30 @@ impl Catalog {
             .map_err(|error| failed(error, "asking the catalog"))
     }
 
+    /// Tells the meters how busy the pools are.
+    pub fn measure(&self) {
+        let measured = |name, size: u32, idle: usize, most: u32| {
+            let size = size as usize;
+            meters::connections(name, size.saturating_sub(idle), idle, most as usize);
+        };
+        match &self.pools {
+            Pools::Sqlite { readers, writer } => {
+                let (used, most) = readers.used();
+                meters::connections("readers", used, most - used, most);
+                let most = writer.options().get_max_connections();
+                measured("writer", writer.size(), writer.num_idle(), most);
+            }
+            Pools::Postgres(pool) => {
+                let most = pool.options().get_max_connections();
+                let name = if self.background.is_some() { "requests" } else { "background" };
+                measured(name, pool.size(), pool.num_idle(), most);
+            }
+        }
+        if let Some(background) = &self.background {
+            background.measure();
+        }
+    }
+
     /// Closes the pools after the statements under way.
     pub async fn close(&self) {
         match &self.pools {
@@ -217,6 +262,9 @@ impl Catalog {
                 writer.close().await;
             }
             Pools::Postgres(pool) => pool.close().await,
+        }
+        if let Some(background) = &self.background {
+            Box::pin(background.close()).await;
         }
     }
 }

@@ -78,6 +78,12 @@ impl Readers {
         }
     }
 
+    /// How many are at work, of how many.
+    pub(super) fn used(&self) -> (usize, usize) {
+        let most = self.0.slots.len();
+        (most - self.0.places.available_permits().min(most), most)
+    }
+
     /// Closes all connections, each after what it is at.
     pub(super) async fn close(&self) {
         self.0.places.close();

@@ -195,7 +195,7 @@ pub async fn move_catalog(from: &str, to: &str) -> Result<Counts> {
         return Err(same_kind());
     }
     let from = Catalog::open_existing(from).await?;
-    let to = Catalog::open(to).await?;
+    let to = Catalog::open(to, 1).await?;
     to.migrate().await?;
     let counts = from.copy_to(&to).await;
     from.close().await;

@@ -3,6 +3,7 @@
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
 use crate::model::{ManifestEntry, NamingScheme, Origin, Page, Table, TableVersion};
+use crate::telemetry::meters;
 
 #[derive(sqlx::FromRow)]
 struct VersionRow {
@@ -210,7 +211,12 @@ pub async fn insert_version(tx: &mut Tx, table: &Table, version: &TableVersion) 
         .bind(&properties)
         .execute(c)
         .await
-        .map(drop))
+        .map(|done| done.rows_affected()))
+    .map(|rows| {
+        if rows > 0 {
+            meters::recorded(version.origin.as_str(), version.operation.as_deref());
+        }
+    })
     .map_err(|error| failed(error, "recording a version"))
 }
 

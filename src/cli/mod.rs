@@ -2,6 +2,7 @@
 
 mod doctor;
 mod gc;
+mod health;
 mod migrate;
 mod openapi;
 mod serve;
@@ -33,6 +34,8 @@ enum Command {
     Gc(gc::Gc),
     /// Compare catalog and storage, say what does not fit together, and mend it with --repair
     Doctor(doctor::Doctor),
+    /// Ask a running server whether it is well, and say so by the exit status
+    Health(health::Health),
     /// Print the OpenAPI document of what is served
     Openapi,
 }
@@ -46,8 +49,10 @@ pub fn main() -> ExitCode {
         Command::Migrate(migrate) => migrate::run(&migrate).map(|()| ExitCode::SUCCESS),
         Command::Gc(gc) => gc::run(&gc),
         Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Health(health) => health::run(&health).map(|()| ExitCode::SUCCESS),
         Command::Openapi => openapi::run().map(|()| ExitCode::SUCCESS),
     };
+    telemetry::finish();
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -64,7 +69,8 @@ pub fn main() -> ExitCode {
 fn settings(overrides: &Overrides) -> Result<Settings> {
     let settings = Settings::load(overrides)
         .map_err(|error| Error::invalid_input(format!("configuration: {error}")))?;
-    telemetry::install(settings.log_format, &settings.log);
+    let collector = settings.otlp_endpoint.as_deref();
+    telemetry::install(settings.log_format, &settings.log, collector)?;
     Ok(settings)
 }
 

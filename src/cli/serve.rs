@@ -23,8 +23,9 @@ pub(super) fn run(serve: &Serve) -> Result<()> {
         let address =
             listener.local_addr().map_err(|error| Error::internal("reading the address", error))?;
         let stop = stop_signal()?;
+        let scheme = if settings.tls_key.is_some() { "https" } else { "http" };
         let line = format!(
-            "tiltyard listening on http://{address} (catalog {}, storage {})",
+            "tiltyard listening on {scheme}://{address} (catalog {}, storage {})",
             without_password(&settings.database),
             settings.storage_root
         );

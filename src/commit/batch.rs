@@ -352,7 +352,7 @@ impl Engine {
     /// Does the work on a batch while giving signs of life.
     pub(super) async fn while_at_it<T>(&self, batch: Uuid, work: impl Future<Output = T>) -> T {
         // A task of its own: the work may hold the connection that the sign of life waits for.
-        let engine = self.clone();
+        let engine = self.in_background();
         let signs = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(SIGN_OF_LIFE).await;

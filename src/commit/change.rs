@@ -14,6 +14,7 @@ use crate::catalog::{batches, idempotency, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Changed, Fence, Landed, Snapshot};
 use crate::model::{Caller, Mark, Origin, Properties, Table, TableVersion};
+use crate::telemetry::meters;
 
 /// Whether others in this process wait while a change is being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +212,7 @@ impl Engine {
                 {
                     self.refuse_twin(table, caller, read_version).await?;
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    meters::went_again();
                     tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
@@ -249,6 +251,7 @@ impl Engine {
         read_version: u64,
         mut conflict: Conflict,
     ) -> Error {
+        meters::conflicted();
         let looked = async {
             let latest = self.latest(table).await?.map_or(0, |latest| latest.manifest.version);
             conflict.current_version = Some(latest);

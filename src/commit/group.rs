@@ -25,6 +25,7 @@ use crate::catalog::{idempotency, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Addition, Change, Fence, Member, Published, Rules, Snapshot, shared_properties};
 use crate::model::{Caller, Mark, Table, TableVersion};
+use crate::telemetry::meters;
 
 /// The most appends of one version.
 const MOST: usize = 128;
@@ -174,6 +175,7 @@ impl Engine {
                     if conflict.retryable && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    meters::went_again();
                     self.lines.forget(table);
                     tokio::time::sleep(super::jitter(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -364,6 +366,7 @@ impl Engine {
         published: Published,
     ) {
         let number = version.manifest.version;
+        meters::shared(group.len());
         match &published.snapshot {
             Some(snapshot) => self.lines.keep(table, snapshot, &version, floor),
             None => self.lines.forget(table),
@@ -417,10 +420,7 @@ impl Engine {
                 .flatten();
             waiting.answer(match landed {
                 Some(outcome) => Answer::Landed(outcome),
-                None => Answer::Refused(Error::internal(
-                    "putting a version with the rows of several",
-                    format!("{error:?}"),
-                )),
+                None => Answer::Refused(unknown(error)),
             });
         }
     }
@@ -468,6 +468,18 @@ impl Fence for Newest {
             return Ok(());
         }
         Err(moved(table, version))
+    }
+}
+
+/// What each of a group is told when nobody knows whether the version stands.
+fn unknown(error: &Error) -> Error {
+    match error {
+        Error::ServiceUnavailable(why) => Error::ServiceUnavailable(format!(
+            "{why}; whether the rows landed is not known, and the same key tells when it does"
+        )),
+        error => {
+            Error::internal("putting a version with the rows of several", format!("{error:?}"))
+        }
     }
 }
 

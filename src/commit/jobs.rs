@@ -20,6 +20,7 @@ use crate::catalog::jobs::{self, Ending};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
 use crate::model::{Caller, Job, JobKind, JobState, NamespaceId, Page, Properties, Table, TableId};
+use crate::telemetry::meters;
 
 /// How long a job is taken to be alive without a sign of life.
 const LEASE: Duration = Duration::from_secs(60);
@@ -150,7 +151,7 @@ impl Engine {
 
     fn spawn_job(&self, job: Job) -> Begun {
         let key = job.key;
-        let engine = self.clone();
+        let engine = self.in_background();
         self.jobs_here().insert(key);
         let run = async move {
             let _here = Here { engine: engine.clone(), job: key };
@@ -159,7 +160,7 @@ impl Engine {
         Begun { job: key, end: self.work.spawn(run.in_current_span()) }
     }
 
-    fn jobs_here(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+    pub(super) fn jobs_here(&self) -> MutexGuard<'_, HashSet<Uuid>> {
         self.jobs_here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -188,6 +189,7 @@ impl Engine {
         });
         let state = if outcome.is_ok() { JobState::Succeeded } else { JobState::Failed };
         let version = outcome.as_ref().ok().copied().flatten();
+        meters::job_ended(job.kind.as_str(), state.as_str());
         let noted = async {
             let mut tx = self.catalog.write().await?;
             let end = Ending { state, error: text.as_deref(), version };

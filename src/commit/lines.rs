@@ -11,6 +11,7 @@ use super::group::Waiting;
 use crate::error::{Error, Result};
 use crate::lake::Snapshot;
 use crate::model::{Branch, Table, TableVersion};
+use crate::telemetry::meters::{self, Present};
 
 /// How much memory the versions that are kept open may hold together, in bytes.
 const WARM_BYTES: usize = 192 << 20;
@@ -75,7 +76,7 @@ struct Warm {
 }
 
 /// Keeps a place among those that wait.
-pub(super) struct Place(Arc<Line>);
+pub(super) struct Place(Arc<Line>, #[expect(dead_code, reason = "counts while it lives")] Present);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -129,7 +130,7 @@ impl Lines {
             }
             state.queued += 1;
         }
-        Ok(Place(line))
+        Ok(Place(line, Present::waiting()))
     }
 
     /// Keeps a version open that was the newest when its row said `row`, or that was put just now.
@@ -163,6 +164,13 @@ impl Lines {
             let dropped = oldest.state().warm.take();
             known.warm_bytes -= dropped.map_or(0, |warm| warm.weight);
         }
+    }
+
+    /// Tells the meters what is kept open.
+    pub(super) fn measure(&self) {
+        let known = self.known();
+        let open = known.lines.values().filter(|line| line.state().warm.is_some()).count();
+        meters::open_versions(open, known.warm_bytes);
     }
 
     /// Forgets the open version of a line.

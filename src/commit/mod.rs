@@ -61,6 +61,7 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::lake::{Lake, Location};
 use crate::model::{Clock, Table};
+use crate::telemetry::meters;
 
 use lines::Lines;
 
@@ -138,6 +139,17 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         crate::catalog::namespaces::ensure_root(&mut tx, self.clock.now_us()).await?;
         tx.commit().await
+    }
+
+    /// The same, for what nobody waits for and what must not wait behind requests.
+    pub fn in_background(&self) -> Self {
+        Self { catalog: self.catalog.background(), ..self.clone() }
+    }
+
+    /// Tells the meters how busy it is.
+    pub fn measure(&self) {
+        self.lines.measure();
+        meters::jobs_running(self.jobs_here().len());
     }
 
     /// Microseconds since the Unix epoch, by the clock of this engine.

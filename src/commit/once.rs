@@ -302,7 +302,7 @@ impl Engine {
     ) -> Result<T> {
         let Some(once) = once else { return work.await };
         // A task of its own: the work may hold the row that the sign of life waits for.
-        let (engine, held) = (self.clone(), once.clone());
+        let (engine, held) = (self.in_background(), once.clone());
         let signs = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(SIGN_OF_LIFE).await;

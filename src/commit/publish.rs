@@ -19,6 +19,7 @@ use crate::lake::{Change, Input, Published, Rules, Snapshot, check_data_file, da
 use crate::model::{
     Caller, Origin, Properties, Table, TableVersion, Upload, UploadKind, UploadState,
 };
+use crate::telemetry::meters;
 
 /// What happens when others committed since the version that a commit was made against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,6 +313,7 @@ impl Engine {
                         && Instant::now() + pause < deadline =>
                 {
                     tracing::debug!(table.id = %table.id, error = conflict.message, "going again");
+                    meters::went_again();
                     seen = conflict.current_version;
                     tokio::time::sleep(jitter(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(1));

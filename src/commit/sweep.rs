@@ -69,6 +69,29 @@ pub enum Swept {
     },
 }
 
+impl Swept {
+    /// What kind of thing it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "folder",
+            Self::Upload { .. } => "upload",
+            Self::UploadNote { .. } => "note of an upload",
+            Self::File { what, .. } => what,
+            Self::Sessions { .. } => "multipart write",
+            Self::Answers { .. } => "kept answer",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// How many of them.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Sessions { number } | Self::Answers { number } => *number,
+            _ => 1,
+        }
+    }
+}
+
 impl fmt::Display for Swept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -17,9 +17,17 @@
 //! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
 //! | `--max-batch-bytes` | `TILTYARD_MAX_BATCH_BYTES` | `max_batch_bytes` |
 //! | `--max-waiting` | `TILTYARD_MAX_WAITING` | `max_waiting` |
+//! | `--max-upload-bytes` | `TILTYARD_MAX_UPLOAD_BYTES` | `max_upload_bytes` |
+//! | `--max-requests` | `TILTYARD_MAX_REQUESTS` | `max_requests` |
+//! | `--request-timeout` | `TILTYARD_REQUEST_TIMEOUT` | `request_timeout` |
+//! | `--client-timeout` | `TILTYARD_CLIENT_TIMEOUT` | `client_timeout` |
+//! | `--max-connections` | `TILTYARD_MAX_CONNECTIONS` | `max_connections` |
+//! | `--tls-certificate` | `TILTYARD_TLS_CERTIFICATE` | `tls_certificate` |
+//! | `--tls-key` | `TILTYARD_TLS_KEY` | `tls_key` |
 //! | `--grace` | `TILTYARD_GRACE` | `grace` |
 //! | `--log-format` | `TILTYARD_LOG_FORMAT` | `log_format` |
 //! | `--log` | `TILTYARD_LOG` | `log` |
+//! | `--otlp-endpoint` | `TILTYARD_OTLP_ENDPOINT` | `otlp_endpoint` |
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -65,12 +73,30 @@ pub struct Settings {
     pub max_batch_bytes: u64,
     /// How many changes of one branch may wait for each other; more are told to come again.
     pub max_waiting: usize,
+    /// How much of uploads may be in memory at once, in bytes of their Arrow messages.
+    pub max_upload_bytes: u64,
+    /// How many requests that read or change tables may be at work at once.
+    pub max_requests: usize,
+    /// How long an answer may take to begin, but for uploads.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long a client may neither send nor take anything in the middle of a request.
+    #[serde(with = "humantime_serde")]
+    pub client_timeout: Duration,
+    /// How many connections to PostgreSQL this process may have.
+    pub max_connections: u32,
+    /// The PEM file of the certificate, with those that it was issued by.
+    pub tls_certificate: Option<PathBuf>,
+    /// The PEM file of its private key.
+    pub tls_key: Option<PathBuf>,
     /// How long running requests may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
     pub log_format: LogFormat,
     /// A filter in the syntax of the `tracing` crate.
     pub log: String,
+    /// Where an OpenTelemetry collector takes traces by OTLP over HTTP, `http://HOST:PORT`.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -90,9 +116,17 @@ impl Default for Settings {
             max_body_bytes: None,
             max_batch_bytes: 2 << 30,
             max_waiting: 1024,
+            max_upload_bytes: 4 << 30,
+            max_requests: 2048,
+            request_timeout: Duration::from_secs(10 * 60),
+            client_timeout: Duration::from_secs(60),
+            max_connections: 20,
+            tls_certificate: None,
+            tls_key: None,
             grace: Duration::from_secs(30),
             log_format: LogFormat::Text,
             log: "info,lance=warn".into(),
+            otlp_endpoint: None,
         }
     }
 }
@@ -234,6 +268,41 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_waiting: Option<usize>,
 
+    /// Let uploads wait when this process holds more bytes of them [default: 4 GiB]
+    #[arg(long, env = "TILTYARD_MAX_UPLOAD_BYTES", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_upload_bytes: Option<u64>,
+
+    /// Answer 503 when more requests that read or change tables are at work [default: 2048]
+    #[arg(long, env = "TILTYARD_MAX_REQUESTS", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<usize>,
+
+    /// Answer 503 when this takes longer, but for uploads [default: 10m]
+    #[arg(long, env = "TILTYARD_REQUEST_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub request_timeout: Option<Duration>,
+
+    /// Give up clients that neither send nor take anything for this long [default: 60s]
+    #[arg(long, env = "TILTYARD_CLIENT_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub client_timeout: Option<Duration>,
+
+    /// The most connections to PostgreSQL [default: 20]
+    #[arg(long, env = "TILTYARD_MAX_CONNECTIONS", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+
+    /// Serve HTTPS with the certificate of this PEM file; read again when it changes
+    #[arg(long, env = "TILTYARD_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// The PEM file of the certificate's private key
+    #[arg(long, env = "TILTYARD_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+
     /// How long running requests may go on after SIGTERM [default: 30s]
     #[arg(long, env = "TILTYARD_GRACE", value_name = "TIME", value_parser = duration)]
     #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
@@ -248,6 +317,11 @@ pub struct Overrides {
     #[arg(long, env = "TILTYARD_LOG", value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+
+    /// Send traces to an OpenTelemetry collector by OTLP, such as http://localhost:4318
+    #[arg(long, env = "TILTYARD_OTLP_ENDPOINT", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Settings {

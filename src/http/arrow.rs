@@ -38,7 +38,9 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::AppState;
+use super::admission::{Room, Taken};
 use super::error::ApiError;
+use super::middleware::cut_off as broken_off;
 use crate::error::{Error, Result};
 use crate::lake::{Batches, unstorable};
 use crate::model::StreamKey;
@@ -75,6 +77,7 @@ const MAX_DRAIN_TIME: Duration = Duration::from_secs(60);
 pub struct ArrowBody {
     chunks: Chunks,
     max_batch_bytes: u64,
+    room: Room,
 }
 
 impl FromRequest<AppState> for ArrowBody {
@@ -84,7 +87,8 @@ impl FromRequest<AppState> for ArrowBody {
         let key = request.extensions().get::<StreamKey>().cloned();
         let mut chunks = Chunks::new(request.into_body(), state.limits.max_body_bytes);
         chunks.hashed = key.map(|key| (Box::default(), key));
-        Ok(Self { chunks, max_batch_bytes: state.limits.max_batch_bytes })
+        let room = state.admission.room.clone();
+        Ok(Self { chunks, max_batch_bytes: state.limits.max_batch_bytes, room })
     }
 }
 
@@ -95,7 +99,7 @@ impl ArrowBody {
     /// # Errors
     /// `InvalidInput` for what is not an Arrow IPC stream.
     pub async fn into_batches(self) -> Result<Batches> {
-        let mut decoder = Decoder::new(self.chunks, self.max_batch_bytes);
+        let mut decoder = Decoder::new(self.chunks, self.max_batch_bytes, Some(self.room));
         let schema = decoder.read_schema().await?;
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // A task of its own: decoding goes on while the writer encodes.
@@ -103,18 +107,21 @@ impl ArrowBody {
             loop {
                 let next = decoder.next_batch().await;
                 let last = !matches!(next, Ok(Some(_)));
-                if sender.send(next).await.is_err() || last {
+                // The room of what was read is needed until the writer is done with it.
+                if sender.send((next, decoder.taken.take())).await.is_err() || last {
                     break;
                 }
             }
         });
         // The end is sent as well: a task that died must not look like the end of the rows.
-        let stream = futures::stream::unfold(Some(receiver), |receiver| async move {
-            let mut receiver = receiver?;
+        let begin = Some((receiver, None));
+        let stream = futures::stream::unfold(begin, |state| async move {
+            let (mut receiver, before) = state?;
+            drop::<Option<Taken>>(before);
             match receiver.recv().await {
-                Some(Ok(Some(batch))) => Some((Ok(batch), Some(receiver))),
-                Some(Ok(None)) => None,
-                Some(Err(error)) => Some((Err(error), None)),
+                Some((Ok(Some(batch)), taken)) => Some((Ok(batch), Some((receiver, taken)))),
+                Some((Ok(None), _)) => None,
+                Some((Err(error), _)) => Some((Err(error), None)),
                 None => {
                     let error = Error::internal("reading an upload", "its task has ended early");
                     Some((Err(error), None))
@@ -131,7 +138,7 @@ impl ArrowBody {
 /// `InvalidInput` and `TableSchemaValidation`, with the name of `what` was given.
 pub async fn decode_schema(what: &str, bytes: Bytes) -> Result<SchemaRef> {
     let chunks = Chunks::new(Body::from(bytes), None);
-    Decoder::new(chunks, 0).read_schema().await.map_err(|error| match error {
+    Decoder::new(chunks, 0, None).read_schema().await.map_err(|error| match error {
         Error::InvalidInput(text) => Error::InvalidInput(format!("{what}: {text}")),
         Error::TableSchemaValidation(text) => {
             Error::TableSchemaValidation(format!("{what}: {text}"))
@@ -167,9 +174,9 @@ impl Chunks {
                 }
                 Ok(None)
             }
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 self.stream = None;
-                Err(Error::invalid_input("the body was cut off before its end"))
+                Err(Error::invalid_input(broken_off(&error)))
             }
             Some(Ok(chunk)) => {
                 self.received += chunk.len() as u64;
@@ -218,6 +225,12 @@ struct Decoder {
     max_batch_bytes: u64,
     /// The bytes of each dictionary. Arrow keeps them all until the end of the stream.
     dictionaries: HashMap<i64, u64>,
+    /// Where there has to be room for a message before it is read.
+    room: Option<Room>,
+    /// The room of the message that was read last.
+    taken: Option<Taken>,
+    /// Whether there was room for a message before.
+    is_begun: bool,
 }
 
 /// A message, or the marker that ends a stream.
@@ -227,8 +240,11 @@ enum Frame {
 }
 
 impl Decoder {
-    fn new(chunks: Chunks, max_batch_bytes: u64) -> Self {
+    fn new(chunks: Chunks, max_batch_bytes: u64, room: Option<Room>) -> Self {
         Self {
+            room,
+            taken: None,
+            is_begun: false,
             chunks,
             chunk: Bytes::new(),
             arrow: StreamDecoder::new(),
@@ -362,6 +378,12 @@ impl Decoder {
                  and smaller ones (in pyarrow: write_table(table, max_chunksize=…))",
                 self.max_batch_bytes
             )));
+        }
+        if let Some(room) = &self.room {
+            // What is before it has been decoded, or is a dictionary, which the stream itself bounds.
+            self.taken = None;
+            let is_begun = std::mem::replace(&mut self.is_begun, true);
+            self.taken = Some(room.take(length as u64 + body, is_begun).await?);
         }
         self.read_into(&mut message, body).await?;
         Ok(Frame::Message(message.into()))

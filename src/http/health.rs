@@ -2,13 +2,14 @@
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::{AppState, document};
+use crate::telemetry::meters;
 
 /// The version of the Lance Namespace specification that is served.
 const SPEC_VERSION: &str = "0.13.0";
@@ -51,6 +52,17 @@ pub async fn get_readyz(State(state): State<AppState>) -> Response {
         storage: word(storage.is_ok()),
     };
     (status, Reply(body)).into_response()
+}
+
+/// Answer what was counted and measured, in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", operation_id = "GetMetrics", tag = "Server",
+    responses((status = 200, body = String, content_type = "text/plain",
+        description = "Counters, gauges and histograms")))]
+pub async fn get_metrics(State(state): State<AppState>) -> impl IntoResponse {
+    state.catalog.measure();
+    state.lake.measure();
+    state.engine.measure();
+    ([(header::CONTENT_TYPE, meters::TEXT_TYPE)], meters::render())
 }
 
 /// Answer the OpenAPI document of what is served.

@@ -1,22 +1,30 @@
 //! What every request passes through: a request id, a span, one log line, panics to 500, errors to
 //! bodies.
 
-use std::time::Instant;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::{TimeoutBody, TimeoutError};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::AppState;
 use super::error::{ApiError, failure_of, render};
 use super::extract::TablePath;
+use super::meters::{count_received, count_sent, operation_of};
 use crate::error::Error;
+use crate::telemetry::meters::{self, Present};
+use crate::telemetry::traces;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What LanceDB's clients may ask for: several query vectors since 0.2, structured full text queries
@@ -31,8 +39,10 @@ const TABLE_PATHS: [&str; 2] = ["/v1/table/", "/v1/materialized_view/"];
 /// A body up to this length is read before its request is looked at.
 const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 
-pub(super) fn wrap(router: Router) -> Router {
-    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(observe))
+pub(super) fn wrap(router: Router, client_timeout: Duration) -> Router {
+    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(observe)).layer(map_request(
+        move |request: Request| std::future::ready(give_up_after(client_timeout, request)),
+    ))
 }
 
 /// A request that fails because its table goes meanwhile, with all files, is no failure of the server:
@@ -70,8 +80,22 @@ async fn observe(request: Request, next: Next) -> Response {
         .unwrap_or_else(own_request_id);
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
-    let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or("?"), %method, path = %path);
-    let started = Instant::now();
+    let operation = operation_of(&request);
+    let span = tracing::info_span!(
+        "request",
+        request.id = id.to_str().unwrap_or("?"),
+        %method,
+        path = %path,
+        otel.name = tracing::field::Empty,
+        otel.kind = tracing::field::Empty,
+    );
+    if traces::is_on() {
+        span.record("otel.name", &*operation).record("otel.kind", "server");
+        let headers = request.headers();
+        traces::continue_trace(&span, |name| headers.get(name)?.to_str().ok());
+    }
+    let (started, present) = (Instant::now(), Present::request());
+    let request = count_received(request, operation.clone());
     let respond = async {
         let answer = match read_ahead(request).await {
             Ok(request) => next.run(request).await,
@@ -80,12 +104,11 @@ async fn observe(request: Request, next: Next) -> Response {
         let mut response = render(answer, &path);
         response.headers_mut().insert(REQUEST_ID, id);
         response.headers_mut().insert(PHALANX_VERSION, SPOKEN);
-        tracing::info!(
-            status = response.status().as_u16(),
-            elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-            "answered"
-        );
-        response
+        let (status, elapsed) = (response.status().as_u16(), started.elapsed());
+        meters::answered(operation.clone(), status, elapsed);
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(status, elapsed_us, "answered");
+        count_sent(response, operation, present)
     };
     respond.instrument(span).await
 }
@@ -101,8 +124,60 @@ async fn read_ahead(request: Request) -> Result<Request, ApiError> {
     }
     let bytes = to_bytes(body, MAX_READ_AHEAD_BYTES)
         .await
-        .map_err(|_| Error::invalid_input("the body was cut off"))?;
+        .map_err(|error| Error::invalid_input(cut_off(&error)))?;
     Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Gives a body up of which nothing comes for so long.
+fn give_up_after(client_timeout: Duration, request: Request) -> Request {
+    request.map(|body| {
+        let left = body.size_hint().exact();
+        Body::new(Awaited { body: Body::new(TimeoutBody::new(client_timeout, body)), left })
+    })
+}
+
+/// A body that may be given up, and still says how long it is, which tower's own does not.
+struct Awaited {
+    body: Body,
+    /// How many bytes are still to come, if that is known.
+    left: Option<u64>,
+}
+
+impl HttpBody for Awaited {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            let came = frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.left = self.left.map(|left| left.saturating_sub(came));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// What became of a body that did not come to its end.
+pub(super) fn cut_off(error: &axum::Error) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TimeoutError>() {
+            return "the body was given up: nothing of it came for too long".into();
+        }
+        cause = error.source();
+    }
+    "the body was cut off before its end".into()
 }
 
 fn own_request_id() -> HeaderValue {

@@ -1,18 +1,21 @@
 //! The REST surface. This file is the table of contents: every operation, in the order of the
 //! spec, then ours.
 
+mod admission;
 pub mod arrow;
 pub mod distributed;
 pub mod error;
 pub mod extract;
 mod health;
 mod lancedb;
+mod meters;
 mod middleware;
 pub mod namespace;
 mod once;
 pub mod openapi;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -29,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::lake::Lake;
 use crate::model::{Caller, NamespaceId, TableId};
 
+pub use admission::Admission;
 use distributed::{commits, fragments, many, uploads};
 use extract::Database;
 use namespace::{
@@ -43,6 +47,7 @@ pub struct AppState {
     pub lake: Lake,
     pub engine: Engine,
     pub limits: Limits,
+    pub admission: Admission,
     pub unknown_databases: UnknownDatabases,
     /// What has to come to its end even when its client hangs up.
     pub work: TaskTracker,
@@ -180,6 +185,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(health::get_capabilities))
         .routes(routes!(health::get_healthz))
         .routes(routes!(health::get_readyz))
+        .routes(routes!(health::get_metrics))
         .routes(routes!(health::get_openapi))
         .split_for_parts();
     openapi::optional_bodies(&mut document);
@@ -269,16 +275,18 @@ pub fn document() -> &'static OpenApi {
     &DOCUMENT
 }
 
-/// The whole surface, ready to serve.
-pub fn router(state: AppState) -> Router {
+/// The whole surface, ready to serve. A client that sends nothing of a body for `client_timeout` is
+/// given up.
+pub fn router(state: AppState, client_timeout: Duration) -> Router {
     let served = operations()
         .0
         .merge(lancedb_operations(&state))
         .layer(from_fn_with_state(state.clone(), once::take_effect_once))
         .layer(from_fn_with_state(state.clone(), middleware::unless_gone))
+        .layer(from_fn_with_state(state.clone(), admission::admit))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_method);
-    middleware::wrap(served)
+    middleware::wrap(served, client_timeout)
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commit::Engine;
+use crate::telemetry::meters;
 
 /// Starts every job. They end soon after `stop` is cancelled; `tracker` knows when they have.
 pub fn start(
@@ -18,5 +19,6 @@ pub fn start(
     tracker: &TaskTracker,
 ) {
     tracker.spawn(resume::run(engine.clone(), stop.clone()));
-    tracker.spawn(sweep::run(engine, gc_interval, stop));
+    tracker.spawn(sweep::run(engine, gc_interval, stop.clone()));
+    tracker.spawn(async move { stop.run_until_cancelled(meters::keep_up()).await });
 }

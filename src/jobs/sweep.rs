@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::{Cursor, Engine, Sweeping, Swept, Thoroughness};
 use crate::error::Result;
+use crate::telemetry::meters;
 
 /// How often all tables are looked through for files that nothing refers to: that takes a listing
 /// of every table, and for some every manifest.
@@ -25,6 +26,7 @@ pub(super) async fn run(engine: Engine, interval: Duration, stop: CancellationTo
             Swept::Failed { what, why } => tracing::warn!(what, why, "could not sweep"),
             swept => {
                 tracing::debug!(%swept, "swept");
+                meters::swept(swept.kind(), swept.number());
                 number += 1;
             }
         };

@@ -59,6 +59,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
+use crate::telemetry::meters;
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
@@ -231,6 +232,11 @@ impl Lake {
     /// What is remembered between requests.
     fn session(&self) -> Arc<Session> {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the meters how much is remembered.
+    pub fn measure(&self) {
+        meters::lance_cache(self.session().size_bytes());
     }
 
     /// Forgets what is remembered. Lance remembers transactions by a folder and a number: where a

@@ -15,7 +15,7 @@ import report
 from client import Client, Request, arrow_request, json_request, rows
 from readers import Reader, look_through_the_catalog
 from record import ACKNOWLEDGED, Attempt, Effect, History, Operation, now
-from servers import Fleet, Server, freeze_now_and_then, kill_now_and_then
+from servers import Fleet, Server, freeze_now_and_then, kill_now_and_then, restart_now_and_then
 from writers import COUNTERS, Writer, World
 
 #: Weights of the tables that a writer turns to.
@@ -38,6 +38,8 @@ def setting(name):
         "kills": {"servers": 1, "kills": True},
         "keys": {"servers": 1, "kills": True, "pause": (1.0, 4.0), "tables": {"keyed": 1}},
         "two": {"servers": 2, "kills": True, "pause": (2.0, 6.0)},
+        # PostgreSQL is restarted under them, and nobody restarts them.
+        "restarts": {"servers": 2, "restarts": (3.0, 8.0)},
         "foreign": {"servers": 1, "foreign": 2, "kills": True, "pause": (2.0, 6.0)},
         # Clients do not wait for a server that is frozen: they go to the other one with the same key.
         "freeze": {"servers": 2, "freeze": True, "answer_seconds": 4.0, "tables": FROZEN_TABLES},
@@ -136,6 +138,9 @@ class Run:
             done = kill_now_and_then(self.fleet, self.choice, kills, until, pause)
             print(f"killed {done} times", flush=True)
             time.sleep(1)
+        elif self.setting.get("restarts"):
+            done = restart_now_and_then(self.history, self.choice, until, self.setting["restarts"])
+            print(f"restarted PostgreSQL {done} times", flush=True)
         elif self.setting.get("freeze"):
             done = freeze_now_and_then(self.fleet, self.choice, until, self.options.freezes)
             print(f"frozen {done} times", flush=True)
@@ -230,6 +235,8 @@ class Run:
         acknowledged = sum(1 for operation in self.history.operations if operation.answer)
         if acknowledged < ENOUGH:
             found.append(f"too little was done to prove anything: {acknowledged} operations were acknowledged")
+        if self.setting.get("restarts") and not any("PostgreSQL" in text for _, text in self.history.events):
+            found.append("PostgreSQL was never restarted")
         lost = sum(1 for operation in self.history.operations for attempt in operation.attempts if attempt.unknown)
         if lost == 0 and (self.setting.get("kills") or self.setting.get("freeze")):
             found.append("no request was lost: the servers were killed or frozen while nobody was there")

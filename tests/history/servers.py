@@ -125,6 +125,18 @@ def kill_now_and_then(fleet, choice, times, until, pause):
     return done
 
 
+def restart_now_and_then(history, choice, until, pause):
+    """Restarts the PostgreSQL that scripts/with-postgres started, now and then. Answers how often."""
+    owner = int(os.environ["TILTYARD_TEST_POSTGRES_OWNER"])
+    done = 0
+    while time.monotonic() < until:
+        time.sleep(choice.uniform(*pause))
+        history.event("PostgreSQL is restarted")
+        os.kill(owner, signal.SIGUSR1)
+        done += 1
+    return done
+
+
 def freeze_now_and_then(fleet, choice, until, lengths):
     """Stops one server for a while, then lets it go on as if nothing had been."""
     done = 0

@@ -178,3 +178,28 @@ async fn migrate_then_serve_without() {
     assert_eq!(post(&serving, "/v1/namespace/a/create").await.0, 200);
     assert!(serving.terminate().success());
 }
+
+/// As a container asks, with the settings of the server and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_by_the_exit_status() {
+    let home = home();
+    let mut serving = Serving::start(tiltyard(home.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let base = serving.base.clone();
+    let address = base.trim_start_matches("http://").to_owned();
+    for arguments in [
+        vec!["health", "--url", &base],
+        vec!["health", "--url", &base, "--ready"],
+        vec!["health", "--listen", &address],
+    ] {
+        let told = output(home.path(), &arguments);
+        assert!(told.status.success(), "{arguments:?}: {}", said(&told));
+    }
+    std::fs::remove_dir_all(home.path().join("tiltyard-data/lake")).expect("the lake");
+    std::fs::write(home.path().join("tiltyard-data/lake"), "no folder").expect("a file");
+    let told = output(home.path(), &["health", "--url", &base, "--ready"]);
+    assert!(!told.status.success() && said(&told).contains("storage"), "{}", said(&told));
+    assert!(output(home.path(), &["health", "--url", &base]).status.success());
+    assert!(serving.terminate().success());
+    let told = output(home.path(), &["health", "--url", &base]);
+    assert!(!told.status.success(), "{}", said(&told));
+}

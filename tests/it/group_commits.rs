@@ -41,6 +41,16 @@ async fn run(database: &Database, sqlite: &'static str, postgres: &'static str) 
     }
 }
 
+/// Keeps everyone from changing a table.
+pub async fn hold(server: &TestServer) {
+    run(server.database(), HOLD_SQLITE, HOLD_POSTGRES).await;
+}
+
+/// Lets them again.
+pub async fn release(server: &TestServer) {
+    run(server.database(), RELEASE, RELEASE).await;
+}
+
 async fn claimed(database: &Database) -> i64 {
     let asked = match database {
         Database::Sqlite { .. } => {
@@ -68,7 +78,7 @@ fn append(upload: &str, read_version: u64) -> Value {
 /// Sends commits, of which so many name uploads, while nobody may change the table, and lets them go
 /// once they wait.
 async fn together(server: &TestServer, bodies: Vec<Value>, uploads: i64) -> Vec<Reply> {
-    run(server.database(), HOLD_SQLITE, HOLD_POSTGRES).await;
+    hold(server).await;
     let path = table("ns$t", "commit");
     let sent = join_all(bodies.into_iter().map(|body| server.post(&path, body)));
     let release = async {
@@ -77,7 +87,7 @@ async fn together(server: &TestServer, bodies: Vec<Value>, uploads: i64) -> Vec<
         }
         // From the claim to the place in the queue nothing is waited for.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        run(server.database(), RELEASE, RELEASE).await;
+        release(server).await;
     };
     tokio::join!(sent, release).0
 }
@@ -230,7 +240,7 @@ everywhere! {
 both! {
     async fn inserts_that_wait_share_a_version(server: TestServer) {
         server.with_table("ns$t", 1).await;
-        run(server.database(), HOLD_SQLITE, HOLD_POSTGRES).await;
+        hold(&server).await;
         let path = table("ns$t", "insert");
         let data_files = || server.files().iter().filter(|path| path.extension().is_some_and(|end| end == "lance")).count();
         let before = data_files();
@@ -240,7 +250,7 @@ both! {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
-            run(server.database(), RELEASE, RELEASE).await;
+            release(&server).await;
         };
         let (replies, ()) = tokio::join!(join_all(inserts), release);
         assert!(replies.iter().all(|reply| reply.status == 200));
@@ -260,7 +270,7 @@ everywhere! {
         for value in 0..3 {
             bodies.push(append(&upload(&server, 10 + value).await, 1));
         }
-        run(server.database(), HOLD_SQLITE, HOLD_POSTGRES).await;
+        hold(&server).await;
         let path = table("ns$t", "commit");
         let keyed = |key: usize, body: &Value| {
             let request = server.request(reqwest::Method::POST, &path).json(body);
@@ -272,7 +282,7 @@ everywhere! {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
-            run(server.database(), RELEASE, RELEASE).await;
+            release(&server).await;
         };
         let (replies, ()) = tokio::join!(sent, release);
         assert!(replies.iter().all(|reply| version(reply) == 2));

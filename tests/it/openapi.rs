@@ -12,7 +12,7 @@ const JSON: &str = "application/json";
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 /// Operations beyond the spec.
-const OUR_OPERATIONS: [&str; 12] = [
+const OUR_OPERATIONS: [&str; 13] = [
     "UploadFragments",
     "ListFragments",
     "ReadFragment",
@@ -23,6 +23,7 @@ const OUR_OPERATIONS: [&str; 12] = [
     "AbortUpload",
     "GetHealthz",
     "GetReadyz",
+    "GetMetrics",
     "GetCapabilities",
     "GetOpenApi",
 ];

@@ -24,8 +24,9 @@ const LAYERS: [(&str, u8); 15] = [
 ];
 
 /// Edges between siblings, each with its reason.
-const EXCEPTIONS: [(&str, &str, &str); 2] = [
+const EXCEPTIONS: [(&str, &str, &str); 3] = [
     ("error", "model", "an error names the table or version it is about"),
+    ("telemetry", "error", "where traces cannot be sent to, the server does not start"),
     ("config", "telemetry", "a setting of the log is of the log's own type"),
 ];
 

@@ -256,7 +256,7 @@ async fn read(stream: &[u8], chunk: usize) -> Result<usize> {
     let chunks: Vec<_> =
         stream.chunks(chunk).map(|chunk| Ok::<_, Error>(Bytes::copy_from_slice(chunk))).collect();
     let body = Body::from_stream(futures::stream::iter(chunks));
-    let mut decoder = Decoder::new(Chunks::new(body, None), MAX_BATCH_BYTES);
+    let mut decoder = Decoder::new(Chunks::new(body, None), MAX_BATCH_BYTES, None);
     decoder.read_schema().await?;
     let mut rows = 0;
     while let Some(batch) = decoder.next_batch().await? {

@@ -34,6 +34,11 @@ impl Database {
         }
     }
 
+    /// Whether PostgreSQL is there to be tested with.
+    pub fn has_postgres() -> bool {
+        admin_url().is_some()
+    }
+
     pub fn url(&self) -> &str {
         match self {
             Self::Sqlite { url } | Self::Postgres { url, .. } => url,

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const START_LINE: &str = "tiltyard listening on http://";
+const START_LINE: &str = "tiltyard listening on http";
 /// Long enough for any start or end.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -28,7 +28,7 @@ pub struct Serving {
     child: Child,
     /// The line that says where it listens.
     pub line: String,
-    /// `http://host:port`.
+    /// `http://host:port`, or with `https`.
     pub base: String,
 }
 
@@ -52,9 +52,8 @@ impl Serving {
             seen.push_str(&line);
             seen.push('\n');
         };
-        let address = line.split(START_LINE).nth(1).unwrap_or_default();
-        let address = address.split_whitespace().next().unwrap_or_default();
-        let base = format!("http://{address}");
+        let base = line.split_whitespace().find(|word| word.starts_with("http"));
+        let base = base.unwrap_or_default().to_owned();
         Self { child, line, base }
     }
 

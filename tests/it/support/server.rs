@@ -103,7 +103,8 @@ impl TestServer {
     async fn start(home: Arc<Home>, parts: Parts, configure: Configure) -> Self {
         // What the servers log: with `--nocapture`, for looking into a failure.
         if let Ok(filter) = std::env::var("TILTYARD_TEST_LOG") {
-            tiltyard::telemetry::install(tiltyard::telemetry::LogFormat::Text, &filter);
+            let text = tiltyard::telemetry::LogFormat::Text;
+            tiltyard::telemetry::install(text, &filter, None).expect("a log");
         }
         let running = Running::start(parts.clone(), settings(&home, configure.as_ref()));
         let client = Client::builder()

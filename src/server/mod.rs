@@ -1,9 +1,11 @@
 //! The composition root: settings become parts, parts become a running server.
 
+mod listen;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
+use axum_server::Handle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,10 +14,11 @@ use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
 use crate::config::{CommitArbiter, Settings};
 use crate::error::{Error, Result};
-use crate::http::{AppState, Limits, UnknownDatabases, router};
+use crate::http::{Admission, AppState, Limits, UnknownDatabases, router};
 use crate::jobs;
 use crate::lake::{Lake, WrappingObjectStore};
 use crate::model::Clock;
+use crate::telemetry::meters;
 
 /// What a server is made of that is no setting.
 #[derive(Debug, Clone)]
@@ -69,28 +72,35 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(),
 ) -> Result<()> {
+    meters::install()?;
+    let tls = match (&settings.tls_certificate, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(listen::Tls::open(certificate, key).await?),
+        (None, None) => None,
+        _ => return Err(Error::invalid_input("TLS takes both a certificate and its key")),
+    };
     let state = build(parts, &settings).await?;
     ready();
     let stop = CancellationToken::new();
     // Jobs, and writes whose clients hung up.
     let work = state.work.clone();
-    jobs::start(state.engine.clone(), settings.gc_interval, stop.clone(), &work);
+    jobs::start(state.engine.in_background(), settings.gc_interval, stop.clone(), &work);
     let (catalog, engine) = (state.catalog.clone(), state.engine.clone());
 
-    let draining = stop.clone();
-    let serve = axum::serve(
-        // Small answers go out at once instead of waiting for more.
-        listener.tap_io(|stream| drop(stream.set_nodelay(true))),
-        // A router as it is would be copied as a whole for each connection.
-        router(state).into_make_service(),
-    )
-    .with_graceful_shutdown(async move {
+    let (draining, handle) = (stop.clone(), Handle::new());
+    let router = router(state, settings.client_timeout);
+    let serve = listen::serve(listener, router, tls, settings.client_timeout, handle.clone());
+    let stopping = async move {
         shutdown.await;
         tracing::info!("stopping: no new work is taken");
         draining.cancel();
-    });
+        handle.graceful_shutdown(None);
+        std::future::pending().await
+    };
     let until_done = async {
-        let served = serve.await;
+        let served = tokio::select! {
+            served = serve => served,
+            () = stopping => Ok(()),
+        };
         stop.cancel();
         work.close();
         work.wait().await;
@@ -113,7 +123,7 @@ pub async fn run_with(
 }
 
 async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
-    let catalog = Catalog::open(&settings.database).await?;
+    let catalog = Catalog::open(&settings.database, settings.max_connections).await?;
     match settings.migrate {
         true => catalog.migrate().await?,
         false => catalog.ensure_current().await?,
@@ -125,9 +135,11 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
         max_body_bytes: settings.max_body_bytes,
         max_batch_bytes: settings.max_batch_bytes,
     };
+    let admission =
+        Admission::new(settings.max_requests, settings.max_upload_bytes, settings.request_timeout);
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
-    Ok(AppState { catalog, lake, engine, limits, unknown_databases, work })
+    Ok(AppState { catalog, lake, engine, limits, admission, unknown_databases, work })
 }
 
 /// # Errors
@@ -185,7 +197,7 @@ pub async fn offline<T>(
 
 /// Brings the schema of the database up to date, and nothing else.
 pub async fn migrate(settings: &Settings) -> Result<()> {
-    let catalog = Catalog::open(&settings.database).await?;
+    let catalog = Catalog::open(&settings.database, settings.max_connections).await?;
     catalog.migrate().await?;
     catalog.close().await;
     Ok(())

@@ -1,0 +1,129 @@
+//! Connections: plain or with TLS, and given up when their clients are dead or dawdle.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
+
+use crate::error::{Error, Result};
+
+/// How long a connection may go without a request, which is also how long the head of one may take.
+/// Longer than the clients and proxies that people use keep theirs, so that it is they who close.
+const IDLE: Duration = Duration::from_secs(120);
+/// How often a connection of HTTP/2 is asked whether it is there, and how long that may take.
+const PING: Duration = Duration::from_secs(20);
+/// How often it is looked whether the certificate changed.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Serves until `handle` ends it.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Tls>,
+    client_timeout: Duration,
+    handle: Handle<SocketAddr>,
+) -> io::Result<()> {
+    let acceptor = Patient { client_timeout };
+    let mut server = axum_server::from_tcp(listener.into_std()?)?.acceptor(acceptor).handle(handle);
+    let http = server.http_builder();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+    // A router as it is would be copied as a whole for each connection.
+    let service = router.into_make_service();
+    match tls {
+        None => server.serve(service).await,
+        Some(tls) => {
+            let config = tls.config.clone();
+            let serving =
+                server.map(|plain| RustlsAcceptor::new(config).acceptor(plain)).serve(service);
+            tokio::select! {
+                served = serving => served,
+                () = tls.follow() => Ok(()),
+            }
+        }
+    }
+}
+
+/// Takes connections as they come: small answers go out at once instead of waiting for more, and a
+/// client that takes nothing of its answer for too long is given up.
+#[derive(Debug, Clone)]
+struct Patient {
+    client_timeout: Duration,
+}
+
+impl<S: Send + 'static> Accept<TcpStream, S> for Patient {
+    type Stream = Pin<Box<TimeoutStream<TcpStream>>>;
+    type Service = S;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let client_timeout = self.client_timeout;
+        Box::pin(async move {
+            stream.set_nodelay(true)?;
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(client_timeout));
+            Ok((Box::pin(stream), service))
+        })
+    }
+}
+
+/// The certificate and the key of the server, from files.
+pub(super) struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    config: RustlsConfig,
+    read: Stamp,
+}
+
+/// When the files were changed last.
+type Stamp = [Option<SystemTime>; 2];
+
+impl Tls {
+    /// # Errors
+    /// `InvalidInput` for files that cannot be read or that do not fit together.
+    pub(super) async fn open(certificate: &Path, key: &Path) -> Result<Self> {
+        // Lance's crates bring more than one implementation of TLS along. Fails when one was chosen before.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let read = stamp(certificate, key).await;
+        let config = RustlsConfig::from_pem_file(certificate, key).await.map_err(|error| {
+            Error::invalid_input(format!(
+                "the certificate {} and the key {} cannot be used: {error}",
+                certificate.display(),
+                key.display()
+            ))
+        })?;
+        Ok(Self { certificate: certificate.into(), key: key.into(), config, read })
+    }
+
+    /// Reads the files again when they change. Connections that are there keep what they have; files
+    /// that cannot be used, such as while only one of them is new, change nothing.
+    async fn follow(mut self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = stamp(&self.certificate, &self.key).await;
+            if now == self.read {
+                continue;
+            }
+            self.read = now;
+            match self.config.reload_from_pem_file(&self.certificate, &self.key).await {
+                Ok(()) => tracing::info!("the certificate changed"),
+                Err(error) => tracing::warn!(%error, "the new certificate cannot be used yet"),
+            }
+        }
+    }
+}
+
+async fn stamp(certificate: &Path, key: &Path) -> Stamp {
+    let changed = async |path: &Path| tokio::fs::metadata(path).await.ok()?.modified().ok();
+    [changed(certificate).await, changed(key).await]
+}
