@@ -30,10 +30,11 @@ build: ## make the release binary, after installing what that needs
 	scripts/provision cargo cc protoc
 	cargo build --release --locked
 
-test: ## format check, lints and every test, on SQLite, on a throw-away PostgreSQL and a throw-away S3
+test: ## format check, lints and every test, on SQLite, on throw-away servers of PostgreSQL and S3
 	scripts/provision cargo rust-tools cc protoc python postgres
 	scripts/client-venv
 	scripts/client-venv tests/s3/requirements.txt
+	scripts/check-deploy
 	scripts/client-node
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings

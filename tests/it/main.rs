@@ -32,6 +32,7 @@ mod commit_tables_races;
 mod commits;
 mod databases;
 mod deleted_versions;
+mod deploy;
 mod distributed;
 mod distrust;
 mod doctor;
