@@ -18,7 +18,7 @@ CASES ?= 50000
 # Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
 ARGS ?=
 
-.PHONY: help run test build fmt lint smoke-lancedb-rust bench-upload bench-catalog bench-commits history fuzz openapi
+.PHONY: help run test build fmt lint smoke-lancedb-rust bench-upload bench-catalog bench-commits bench-scale history fuzz openapi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,10 @@ bench-catalog: build ## declare and describe up to 100 000 tables, beside the re
 bench-commits: build ## commit with one writer and with many, beside pylance (ARGS="--only 1,2", ARGS="--short")
 	scripts/provision python
 	bench/commits $(ARGS)
+
+bench-scale: build ## ask a catalog of a million tables, beside one of a thousand, on SQLite and PostgreSQL
+	scripts/provision python postgres wrk
+	scripts/with-postgres bench/scale $(ARGS)
 
 history: build ## fail storage at every step, kill servers under load for a long while, check every write
 	scripts/provision cargo cc protoc python postgres

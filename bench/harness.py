@@ -89,13 +89,13 @@ class Server:
         self.stop()
 
 
-def start_tiltyard(binary, folder):
-    """Tiltyard on SQLite and local files below `folder`, on a port of its own choice."""
+def start_tiltyard(binary, folder, database=None):
+    """Tiltyard on a database, SQLite if none is named, and local files below `folder`, on a port of its own choice."""
     if not os.access(binary, os.X_OK):
         sys.exit(f"no program {binary}: run `make build`, or name another with --tiltyard-bin")
     folder = pathlib.Path(folder)
     server = Server(
-        [binary, "serve", "--listen", "127.0.0.1:0", "--database", f"sqlite://{folder}/catalog.db",
+        [binary, "serve", "--listen", "127.0.0.1:0", "--database", database or f"sqlite://{folder}/catalog.db",
          "--storage-root", folder / "lake"],
         r"listening on http://127\.0\.0\.1:(\d+)",
         folder / "tiltyard.log",
@@ -128,11 +128,18 @@ class Connection:
 
     def post(self, path, body=b"{}"):
         """Status and body of a POST with a JSON body."""
+        return self._ask("POST", path, body)
+
+    def get(self, path):
+        """Status and body of a GET."""
+        return self._ask("GET", path, b"")
+
+    def _ask(self, method, path, body):
         if self.socket is None:
             self.socket = socket.create_connection(self.address, self.timeout_s)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.buffer = b""
-        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         try:
             self.socket.sendall(head.encode() + body)
             return self._reply()

@@ -110,7 +110,7 @@ impl CatalogArbiter {
 impl Engine {
     /// Finishes versions that were claimed and whose makers fell silent. Answers in how many folders.
     pub(super) async fn finish_versions(&self) -> Result<usize> {
-        if !self.lake.is_arbitrated() {
+        if !self.lake.has_arbiter() {
             return Ok(0);
         }
         let folders = {
@@ -149,7 +149,7 @@ pub(super) async fn standing_versions(
     on_main: &[ManifestEntry],
 ) -> Result<Vec<(Location, ManifestEntry)>> {
     let mut standing = Vec::new();
-    if !lake.is_arbitrated() {
+    if !lake.is_arbitrated(root) {
         return Ok(standing);
     }
     standing.extend(on_main.iter().map(|entry| (root.clone(), entry.clone())));

@@ -215,13 +215,15 @@ impl Engine {
             TableChange::Declare { id, location, properties } => {
                 let table = Uuid::now_v7();
                 let place = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
-                let mut tx = self.catalog.read().await?;
-                namespaces::get_namespace(&mut tx, &id.namespace).await?;
-                if tables::find_table(&mut tx, &id).await?.is_some() {
-                    return Err(Error::TableAlreadyExists(id));
+                {
+                    let mut tx = self.catalog.read().await?;
+                    namespaces::get_namespace(&mut tx, &id.namespace).await?;
+                    if tables::find_table(&mut tx, &id).await?.is_some() {
+                        return Err(Error::TableAlreadyExists(id));
+                    }
                 }
                 Step::Declare {
-                    location: self.new_location(&id, table, place)?.to_string(),
+                    location: self.new_location(&id, table, place).await?.to_string(),
                     table,
                     id: id.to_list(),
                     explicit: location.is_some(),

@@ -333,7 +333,7 @@ impl Engine {
         properties: Properties,
     ) -> Result<(Table, Location)> {
         let key = Uuid::now_v7();
-        let folder = self.new_location(id, key, NewLocation::Own)?;
+        let folder = self.new_location(id, key, NewLocation::Own).await?;
         let mut tx = self.catalog.write().await?;
         removals::insert_removal(&mut tx, folder.as_str(), self.after_us(self.upload_ttl)).await?;
         tx.commit().await?;

@@ -35,10 +35,9 @@ impl VersionRange {
 pub enum Versioning {
     /// This server: each version gets its author.
     Managed,
-    /// Nobody: they commit to storage, and what they commit is adopted.
+    /// Nobody: they commit to storage, and what they commit is adopted. (Not where the catalog decides
+    /// the versions: storage alone would let two of them overwrite each other.)
     Adopted,
-    /// This server, for every table: storage alone would let two of them overwrite each other.
-    Required,
 }
 
 /// The property of a table that says it for that table.
@@ -50,7 +49,7 @@ impl Engine {
     /// know of it, or does not care, is as safe, unless the catalog decides the versions: then it has
     /// to, whatever a table says.
     pub fn manages_versions(&self, table: &Table) -> bool {
-        if self.versioning == Versioning::Required {
+        if self.lake.is_arbitrated(&super::root_of(table)) {
             return true;
         }
         match table.properties.get(PROPERTY).map(|word| word.to_lowercase()).as_deref() {

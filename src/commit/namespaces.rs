@@ -8,6 +8,9 @@ use crate::catalog::{namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::model::{Caller, NamespaceId, Properties, Table};
 
+/// The property of a namespace that names the storage profile of its tables, and of those below it.
+pub(super) const STORAGE_PROFILE: &str = "storage_profile";
+
 /// What making a namespace does when it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfExists {
@@ -50,7 +53,8 @@ impl Engine {
     /// Answers the properties that the namespace has afterwards.
     ///
     /// # Errors
-    /// `NamespaceAlreadyExists`, `NamespaceNotFound` for the parent.
+    /// `NamespaceAlreadyExists`, `NamespaceNotFound` for the parent, `InvalidInput` for a storage profile
+    /// that is not there.
     pub async fn create_namespace(
         &self,
         id: &NamespaceId,
@@ -67,6 +71,9 @@ impl Engine {
                 }
             };
         };
+        if let Some(profile) = properties.get(STORAGE_PROFILE) {
+            self.lake.root_of(profile)?;
+        }
         let _turns = match if_exists {
             IfExists::Replace => self.turns_within(id).await?,
             IfExists::Fail | IfExists::Keep => Vec::new(),

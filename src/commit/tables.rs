@@ -5,12 +5,15 @@ use uuid::Uuid;
 
 use super::arbiter::standing_versions;
 use super::clones::ensure_not_cloned;
+use super::namespaces::STORAGE_PROFILE;
 use super::{Engine, location_of};
 use crate::catalog::tables::NewTable;
 use crate::catalog::{Tx, claims, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
-use crate::model::{Branch, Caller, Namespace, Origin, Properties, Table, TableId, TableState};
+use crate::model::{
+    Branch, Caller, Namespace, NamespaceId, Origin, Properties, Table, TableId, TableState,
+};
 
 /// Where a new table is to stand.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +48,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Table> {
         let key = Uuid::now_v7();
-        let location_of_it = self.new_location(id, key, location)?;
+        let location_of_it = self.new_location(id, key, location).await?;
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &id.namespace).await?;
         if tables::find_table(&mut tx, id).await?.is_some() {
@@ -256,16 +259,38 @@ impl Engine {
         }
     }
 
-    pub(super) fn new_location(
+    /// # Errors
+    /// `InvalidInput` for a place where no table may be, and for a storage profile that the namespace
+    /// names and that is not there.
+    pub(super) async fn new_location(
         &self,
         id: &TableId,
         key: Uuid,
         location: NewLocation<'_>,
     ) -> Result<Location> {
-        match location {
-            NewLocation::Own => Ok(self.lake.locations().new_location(id.name.as_str(), key)),
-            NewLocation::At(location) => self.lake.locations().check(location),
+        let locations = self.lake.locations();
+        if let NewLocation::At(location) = location {
+            return locations.check(location);
         }
+        let profile = self.profile_of(&id.namespace).await?;
+        let root = profile.map_or(Ok(locations.root()), |profile| self.lake.root_of(&profile))?;
+        Ok(locations.new_location(root, id.name.as_str(), key))
+    }
+
+    /// The storage profile of a namespace: its own, or that of the nearest one above it.
+    async fn profile_of(&self, namespace: &NamespaceId) -> Result<Option<String>> {
+        let mut tx = self.catalog.read().await?;
+        let mut next = Some(namespace.clone());
+        while let Some(id) = next {
+            // One that is not there is about to be made, or refused.
+            let found = namespaces::find_namespace(&mut tx, &id).await?;
+            let profile = found.and_then(|mut found| found.properties.remove(STORAGE_PROFILE));
+            if profile.is_some() {
+                return Ok(profile);
+            }
+            next = id.split().map(|(parent, _)| parent);
+        }
+        Ok(None)
     }
 
     pub(super) async fn insert_table(

@@ -8,6 +8,8 @@
 //! | `--no-migrate` | `TILTYARD_NO_MIGRATE` | `migrate = false` |
 //! | `--storage-root` | `TILTYARD_STORAGE_ROOT` | `storage_root` |
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
+//! | `--client-storage-option K=V` | `TILTYARD_CLIENT_STORAGE_OPTION` | `[client_storage_options]` |
+//! | | | `[storage_profiles.NAME]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
 //! | `--commit-arbiter` | `TILTYARD_COMMIT_ARBITER` | `commit_arbiter` |
 //! | `--no-managed-versioning` | `TILTYARD_NO_MANAGED_VERSIONING` | `managed_versioning = false` |
@@ -51,8 +53,12 @@ pub struct Settings {
     pub migrate: bool,
     /// Where new tables go: a path, or `s3://`, `gs://`, `az://`, `file://`.
     pub storage_root: String,
-    /// Lance's `storage_options`.
+    /// Lance's `storage_options`. Of a value `env:NAME`, that variable holds what is meant.
     pub storage_options: BTreeMap<String, String>,
+    /// The `storage_options` that clients are told to use, if any.
+    pub client_storage_options: BTreeMap<String, String>,
+    /// Other places for new tables, by the names under which namespaces name them (`storage_profile`).
+    pub storage_profiles: BTreeMap<String, StorageProfile>,
     /// Where a caller may point a table to, besides the storage root.
     pub allow_locations: Vec<String>,
     /// What decides which of two commits at once becomes a version.
@@ -107,6 +113,8 @@ impl Default for Settings {
             migrate: true,
             storage_root: "tiltyard-data/lake".into(),
             storage_options: BTreeMap::new(),
+            client_storage_options: BTreeMap::new(),
+            storage_profiles: BTreeMap::new(),
             allow_locations: Vec::new(),
             commit_arbiter: CommitArbiter::Storage,
             managed_versioning: true,
@@ -131,10 +139,25 @@ impl Default for Settings {
     }
 }
 
+/// A place for the tables of some namespaces, with settings of its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageProfile {
+    /// As [`Settings::storage_root`]; no other root may be in it.
+    pub root: String,
+    /// As [`Settings::storage_options`].
+    pub storage_options: BTreeMap<String, String>,
+    /// As [`Settings::client_storage_options`].
+    pub client_storage_options: BTreeMap<String, String>,
+    /// As [`Settings::commit_arbiter`].
+    pub commit_arbiter: CommitArbiter,
+}
+
 /// What decides which manifest becomes a version when two are there at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CommitArbiter {
+    #[default]
     /// The storage, which puts a file only if nothing is there: local disks, S3, GCS, Azure
     Storage,
     /// The catalog, for storage that cannot; writers that go past the catalog are not supported
@@ -232,6 +255,22 @@ pub struct Overrides {
         serialize_with = "as_map"
     )]
     pub storage_option: Vec<(String, String)>,
+
+    /// One of the storage options that clients are told to use; may be repeated
+    #[arg(
+        long = "client-storage-option",
+        env = "TILTYARD_CLIENT_STORAGE_OPTION",
+        value_name = "K=V",
+        value_delimiter = ',',
+        value_parser = key_value,
+        hide_env_values = true
+    )]
+    #[serde(
+        rename = "client_storage_options",
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "as_map"
+    )]
+    pub client_storage_option: Vec<(String, String)>,
 
     /// Where tables may be registered or declared besides the storage root; may be repeated
     #[arg(
@@ -383,6 +422,23 @@ mod tests {
         assert_eq!(settings.gc_interval, Duration::from_secs(600));
         assert!(!settings.migrate);
         assert_eq!(settings.storage_options.len(), 2);
+    }
+
+    #[test]
+    fn a_profile_has_settings_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[storage_profiles.cold]\nroot = 's3://cold'\ncommit_arbiter = 'catalog'\n\
+            [storage_profiles.cold.storage_options]\nregion = 'env:REGION'\n";
+        std::fs::write(file.path(), text).unwrap();
+        let load = || {
+            let config = Some(file.path().into());
+            Settings::load(&Overrides { config, ..Overrides::default() })
+        };
+        let profile = load().unwrap().storage_profiles.remove("cold").unwrap();
+        assert_eq!((profile.root.as_str(), profile.storage_options.len()), ("s3://cold", 1));
+        assert_eq!(profile.commit_arbiter, CommitArbiter::Catalog);
+        std::fs::write(file.path(), text.replace("root =", "rot =")).unwrap();
+        assert!(load().is_err());
     }
 
     #[test]

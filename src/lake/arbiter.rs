@@ -291,14 +291,9 @@ handler_around_inner!(Arbitrated {
 });
 
 impl Lake {
-    /// The same, of tables whose versions an arbiter decides.
+    /// The same, with an arbiter for where storage does not decide.
     pub fn arbitrated_by(self, arbiter: Arc<dyn Arbiter>) -> Self {
         Self { arbiter: Some(arbiter), ..self }
-    }
-
-    /// Whether an arbiter decides which manifest is which version, and not storage.
-    pub fn is_arbitrated(&self) -> bool {
-        self.arbiter.is_some()
     }
 
     /// The handler of a lake with an arbiter; it also serves `elsewhere`, which may be in another
@@ -308,7 +303,7 @@ impl Lake {
         location: &Location,
         elsewhere: Option<&Location>,
     ) -> Result<Option<Arbitrated>> {
-        let Some(arbiter) = self.arbiter.clone() else { return Ok(None) };
+        let Some(arbiter) = self.arbiter_of(location).cloned() else { return Ok(None) };
         let (_, base) = self.store(location).await?;
         let decodes = !location.as_str().contains('%');
         let path = if decodes { decoded(base.as_ref())? } else { base.to_string() };
@@ -333,7 +328,7 @@ impl Lake {
     /// # Errors
     /// `InvalidTableState` for a version whose manifest is gone from where it was staged.
     pub async fn roll_forward(&self, location: &Location) -> Result<()> {
-        let Some(arbiter) = &self.arbiter else { return Ok(()) };
+        let Some(arbiter) = self.arbiter_of(location) else { return Ok(()) };
         for claim in arbiter.list_staged(location).await? {
             self.finish_claim(location, claim.version).await?;
         }
@@ -346,7 +341,7 @@ impl Lake {
         location: &Location,
         version: u64,
     ) -> Result<()> {
-        let Some(arbiter) = &self.arbiter else { return Ok(()) };
+        let Some(arbiter) = self.arbiter_of(location) else { return Ok(()) };
         match arbiter.find(location, version).await? {
             Some(claim) if claim.state == ClaimState::Staged => {
                 self.finish_claim(location, version).await
@@ -375,7 +370,9 @@ impl Lake {
     /// # Errors
     /// `InvalidTableState` that names one that was put into storage past it.
     pub async fn check_claimed(&self, location: &Location, found: &[ManifestEntry]) -> Result<()> {
-        let (Some(arbiter), Some(oldest)) = (&self.arbiter, found.first()) else { return Ok(()) };
+        let (Some(arbiter), Some(oldest)) = (self.arbiter_of(location), found.first()) else {
+            return Ok(());
+        };
         let claims = arbiter.list(location, oldest.version.saturating_sub(1)).await?;
         let is_claimed = |entry: &ManifestEntry| {
             claims.binary_search_by_key(&entry.version, |claim| claim.version).is_ok()
@@ -393,7 +390,7 @@ impl Lake {
         location: &Location,
         known: &ManifestEntry,
     ) -> Result<()> {
-        let Some(arbiter) = &self.arbiter else { return Ok(()) };
+        let Some(arbiter) = self.arbiter_of(location) else { return Ok(()) };
         if arbiter.find(location, known.version).await?.is_some() {
             return Ok(());
         }
@@ -423,7 +420,7 @@ impl Lake {
 
     /// Gives versions back whose manifests are not there any more, or are about to go.
     pub async fn forget_claims(&self, location: &Location, versions: &[u64]) -> Result<()> {
-        match &self.arbiter {
+        match self.arbiter_of(location) {
             Some(arbiter) if !versions.is_empty() => arbiter.forget(location, versions).await,
             _ => Ok(()),
         }
@@ -431,7 +428,7 @@ impl Lake {
 
     /// Gives back all versions of a folder that is gone.
     pub(super) async fn forget_all_claims(&self, location: &Location) -> Result<()> {
-        match &self.arbiter {
+        match self.arbiter_of(location) {
             Some(arbiter) => arbiter.forget_all(location).await,
             None => Ok(()),
         }

@@ -6,7 +6,7 @@ use lance::dataset::refs::Ref;
 
 use super::publish::manifest_entry;
 use super::{Location, Snapshot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ManifestEntry;
 
 /// What a clone has of its source.
@@ -31,6 +31,11 @@ impl Snapshot {
     /// # Errors
     /// `Internal` when something is there.
     pub async fn clone_to(&self, target: &Location, depth: Depth) -> Result<Cloned> {
+        if !self.lake.is_one_store(&self.location, target) {
+            return Err(Error::Unsupported(
+                "a clone in another storage profile than its source is not served".into(),
+            ));
+        }
         // The dataset that is cloned brings its handler, which has to know the target too.
         let mut dataset = match self.lake.arbitrated(&self.location, Some(target)).await? {
             None => (*self.dataset).clone(),
@@ -39,7 +44,7 @@ impl Snapshot {
             }
         };
         let from = Ref::VersionNumber(self.version());
-        let params = Some(self.lake.params.clone());
+        let params = Some(self.lake.params(target).clone());
         let made = match depth {
             Depth::Shallow => Box::pin(dataset.shallow_clone(target.as_str(), from, params)).await,
             Depth::Deep => Box::pin(dataset.deep_clone(target.as_str(), from, params)).await,

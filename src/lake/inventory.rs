@@ -394,9 +394,17 @@ impl Lake {
         Ok(())
     }
 
-    /// The folders right under the storage root. Their names are held at once, and nothing else.
-    pub async fn list_root(&self) -> Result<Vec<Location>> {
-        let root = self.locations.root();
+    /// The folders right under the storage root, and under those of profiles. Their names are held at
+    /// once, and nothing else.
+    pub async fn list_roots(&self) -> Result<Vec<Location>> {
+        let mut found = Vec::new();
+        for root in self.locations.roots() {
+            found.extend(self.list_root(root).await?);
+        }
+        Ok(found)
+    }
+
+    async fn list_root(&self, root: &Location) -> Result<Vec<Location>> {
         let (store, base) = self.store(root).await?;
         let listed = match store.inner.list_with_delimiter(Some(&base)).await {
             Ok(listed) => listed.common_prefixes,

@@ -53,6 +53,11 @@ impl Location {
             && !here.is_empty()
     }
 
+    /// Whether it is a folder or in it.
+    pub(super) fn is_at_or_in(&self, folder: &Location) -> bool {
+        self == folder || self.is_inside(folder)
+    }
+
     fn is_inside(&self, prefix: &Location) -> bool {
         let prefix = prefix.0.trim_end_matches('/');
         self.0.strip_prefix(prefix).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
@@ -65,48 +70,59 @@ impl fmt::Display for Location {
     }
 }
 
-/// The storage root and the other prefixes that callers may point to.
+/// The storage root, the roots of profiles, and the other prefixes that callers may point to.
 #[derive(Debug, Clone)]
 pub struct Locations {
     root: Location,
+    others: Vec<Location>,
     allowed: Vec<Location>,
 }
 
 impl Locations {
     /// # Errors
     /// `InvalidInput` for what is neither a path nor a URI.
-    pub fn new(root: &str, allowed: &[String]) -> Result<Self> {
-        let root = own_prefix(root)?;
-        let allowed = allowed.iter().map(|prefix| own_prefix(prefix)).collect::<Result<_>>()?;
-        Ok(Self { root, allowed })
+    pub fn new(root: Location, others: Vec<Location>, allowed: &[String]) -> Result<Self> {
+        let allowed = allowed.iter().map(|prefix| Location::of_prefix(prefix));
+        Ok(Self { root, others, allowed: allowed.collect::<Result<_>>()? })
     }
 
     /// Whether a place that a manifest names is one where tables may be.
     pub(super) fn may_hold(&self, place: &str) -> bool {
-        self.root.holds(place) || self.allowed.iter().any(|prefix| prefix.holds(place))
+        self.all().any(|prefix| prefix.holds(place))
     }
 
+    fn all(&self) -> impl Iterator<Item = &Location> {
+        self.roots().chain(&self.allowed)
+    }
+
+    /// Where tables without a profile go.
     pub fn root(&self) -> &Location {
         &self.root
     }
 
+    /// Where new tables may go.
+    pub fn roots(&self) -> impl Iterator<Item = &Location> {
+        std::iter::once(&self.root).chain(&self.others)
+    }
+
     /// A folder that no other table has had or will have: a readable prefix and a unique id.
     /// A table made again under an old name so never meets old files.
-    pub fn new_location(&self, name: &str, key: Uuid) -> Location {
+    pub fn new_location(&self, root: &Location, name: &str, key: Uuid) -> Location {
         let readable: String = name
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
             .take(40)
             .collect();
-        let root = self.root.0.trim_end_matches('/');
+        let root = root.0.trim_end_matches('/');
         Location(format!("{root}/{readable}-{}.lance", key.simple()))
     }
 
     /// Whether a location is one that [`Self::new_location`] made: a folder that only one table
     /// ever had, so that all of it is that table's.
     pub fn is_own(&self, location: &Location) -> bool {
-        let root = self.root.0.trim_end_matches('/');
-        let folder = location.0.strip_prefix(root).and_then(|rest| rest.strip_prefix('/'));
+        let folder = self.roots().find_map(|root| {
+            location.0.strip_prefix(root.0.trim_end_matches('/'))?.strip_prefix('/')
+        });
         let id = folder
             .filter(|folder| !folder.contains('/'))
             .and_then(|folder| folder.strip_suffix(".lance"))
@@ -154,10 +170,7 @@ impl Locations {
             None if path.starts_with('/') => Location(path.to_owned()),
             None => Location(format!("{}/{path}", self.root.0.trim_end_matches('/'))),
         };
-        let inside = std::iter::once(&self.root)
-            .chain(&self.allowed)
-            .any(|prefix| location.is_inside(prefix));
-        if inside {
+        if self.all().any(|prefix| location.is_inside(prefix)) {
             Ok(location)
         } else {
             refuse("is not inside the storage root or a prefix that this server allows")
@@ -165,25 +178,32 @@ impl Locations {
     }
 }
 
-/// A prefix that the server's own configuration names.
-fn own_prefix(raw: &str) -> Result<Location> {
-    let wrong = |why: String| Error::invalid_input(format!("the storage root or prefix {why}"));
-    if raw.trim().is_empty() {
-        return Err(wrong("is empty".into()));
+impl Location {
+    /// A prefix that the server's own configuration names. A folder is made if need be.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is neither a path nor a URI.
+    pub(super) fn of_prefix(raw: &str) -> Result<Self> {
+        let wrong = |why: String| Error::invalid_input(format!("the storage root or prefix {why}"));
+        if raw.trim().is_empty() {
+            return Err(wrong("is empty".into()));
+        }
+        let path = match raw.split_once("://") {
+            Some(("file", path)) => path,
+            Some(_) => return Ok(Location(raw.trim_end_matches('/').to_owned())),
+            None => raw,
+        };
+        let path =
+            std::path::absolute(path).map_err(|error| wrong(format!("is wrong: {error}")))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|error| wrong(format!("cannot be made: {error}")))?;
+        // Callers see this path, and compare it with theirs: it should be the one without links.
+        let path = path.canonicalize().map_err(|error| wrong(format!("is wrong: {error}")))?;
+        let path: PathBuf = path.components().filter(|c| !matches!(c, Component::CurDir)).collect();
+        path.to_str()
+            .map(|path| Location(path.to_owned()))
+            .ok_or_else(|| wrong("is not Unicode".into()))
     }
-    let path = match raw.split_once("://") {
-        Some(("file", path)) => path,
-        Some(_) => return Ok(Location(raw.trim_end_matches('/').to_owned())),
-        None => raw,
-    };
-    let path = std::path::absolute(path).map_err(|error| wrong(format!("is wrong: {error}")))?;
-    std::fs::create_dir_all(&path).map_err(|error| wrong(format!("cannot be made: {error}")))?;
-    // Callers see this path, and compare it with theirs: it should be the one without links.
-    let path = path.canonicalize().map_err(|error| wrong(format!("is wrong: {error}")))?;
-    let path: PathBuf = path.components().filter(|c| !matches!(c, Component::CurDir)).collect();
-    path.to_str()
-        .map(|path| Location(path.to_owned()))
-        .ok_or_else(|| wrong("is not Unicode".into()))
 }
 
 /// `file://` and the path, with what a URL may not hold percent-encoded.
@@ -206,7 +226,9 @@ mod tests {
     fn locations() -> (tempfile::TempDir, Locations) {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("lake");
-        let locations = Locations::new(root.to_str().unwrap(), &["s3://bucket/a".into()]).unwrap();
+        let root = Location::of_prefix(root.to_str().unwrap()).unwrap();
+        let others = vec![Location::of_prefix("s3://other/lake").unwrap()];
+        let locations = Locations::new(root, others, &["s3://bucket/a".into()]).unwrap();
         (folder, locations)
     }
 
@@ -257,11 +279,14 @@ mod tests {
     fn a_new_location_is_readable_and_unique() {
         let (_folder, locations) = locations();
         let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
-        let first = locations.new_location("räder/käse $1", one);
+        let first = locations.new_location(locations.root(), "räder/käse $1", one);
         assert!(first.as_str().contains("r-der-k-se--1-"), "{first}");
-        assert_ne!(first, locations.new_location("räder/käse $1", two));
+        assert_ne!(first, locations.new_location(locations.root(), "räder/käse $1", two));
         assert!(first.is_inside(locations.root()));
         assert!(locations.is_own(&first));
+        let elsewhere = Location::from_stored("s3://other/lake");
+        let there = locations.new_location(&elsewhere, "t", one);
+        assert!(there.is_inside(&elsewhere) && locations.is_own(&there));
         assert!(!locations.is_own(&locations.check("mine.lance").unwrap()));
         assert!(!locations.is_own(&Location::from_stored(format!("{first}/inner"))));
     }

@@ -248,6 +248,7 @@ mod tests {
     use lance::dataset::{WriteMode, WriteParams};
 
     use super::*;
+    use crate::lake::Place;
 
     async fn write(uri: &str, mode: WriteMode) -> Dataset {
         let values = Arc::new(Int32Array::from_iter_values(0..3));
@@ -268,7 +269,8 @@ mod tests {
         let root = folder.path().to_str().unwrap();
         let uri = format!("{root}/t");
         write(&uri, WriteMode::Create).await;
-        let lake = Lake::open(root, &[], &BTreeMap::new(), None).await.unwrap();
+        let place = Place { root: root.into(), ..Place::default() };
+        let lake = Lake::open(place, BTreeMap::new(), &[], None).await.unwrap();
         (lake, Location::from_stored(uri.clone()), uri)
     }
 

@@ -40,26 +40,26 @@ mod stage;
 mod staged;
 mod stats;
 mod storable;
+mod stores;
 mod verify;
 mod view;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
 use lance::session::Session;
-use lance_io::object_store::{
-    ObjectStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor,
-};
+use lance_io::object_store::{ObjectStore, ObjectStoreRegistry};
 use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
 use crate::telemetry::meters;
+use stores::Stores;
 
 pub use add_columns::{ColumnSource, NewColumn};
 pub use alter::{Alteration, FieldMetadata, Others};
@@ -95,6 +95,7 @@ pub use stage::Told;
 pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
 pub use storable::unstorable;
+pub use stores::Place;
 pub use view::ViewQuery;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
@@ -131,37 +132,33 @@ pub unsafe fn widen_cpu_pool() {
 #[derive(Clone)]
 pub struct Lake {
     session: Arc<RwLock<Arc<Session>>>,
-    params: ObjectStoreParams,
+    stores: Arc<Stores>,
     locations: Arc<Locations>,
     readers: readers::Readers,
     builders: readers::Readers,
     memory: maker::Memory,
-    /// Decides which manifest is which version; storage does when there is none.
+    /// Decides which manifest is which version, where storage does not.
     arbiter: Option<Arc<dyn Arbiter>>,
 }
 
 impl Lake {
-    /// `root` is where new tables go; `allowed` are the further prefixes to which a caller may
-    /// point a table. A local root is made if absent. `wrapper` sees what goes to storage, but for
-    /// the files that Lance writes and reads itself where a location is a plain path.
+    /// `main` is where new tables go, and `profiles` where those of some namespaces go instead;
+    /// `allowed` are the further prefixes to which a caller may point a table. A local root is made if
+    /// absent. `wrapper` sees what goes to storage, but for the files that Lance writes and reads
+    /// itself where a location is a plain path.
     ///
     /// # Errors
     /// `InvalidInput` for a root or prefix that is not a path or a URI that Lance knows.
     pub async fn open(
-        root: &str,
+        main: Place,
+        profiles: BTreeMap<String, Place>,
         allowed: &[String],
-        options: &BTreeMap<String, String>,
         wrapper: Option<Arc<dyn WrappingObjectStore>>,
     ) -> Result<Self> {
-        let locations = Locations::new(root, allowed)?;
-        let options: HashMap<String, String> =
-            options.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let mut params =
-            ObjectStoreParams { object_store_wrapper: wrapper, ..ObjectStoreParams::default() };
-        if !options.is_empty() {
-            params.storage_options_accessor =
-                Some(Arc::new(StorageOptionsAccessor::with_static_options(options)));
-        }
+        let stores = Arc::new(Stores::new(main, profiles, wrapper.as_ref())?);
+        let mut roots = stores.roots().cloned();
+        let main = roots.next().ok_or_else(|| Error::invalid_input("there is no storage root"))?;
+        let locations = Locations::new(main, roots.collect(), allowed)?;
         let registry = Arc::new(ObjectStoreRegistry::default());
         let session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
         let session = Arc::new(RwLock::new(session));
@@ -169,9 +166,11 @@ impl Lake {
         let builders = readers::Readers::start("tiltyard-build")?;
         let locations = Arc::new(locations);
         let memory = maker::Memory::new();
-        let lake = Self { session, params, locations, readers, builders, memory, arbiter: None };
+        let lake = Self { session, stores, locations, readers, builders, memory, arbiter: None };
         // Asking once at the start turns a misspelt root into an error at the start.
-        lake.store(lake.locations.root()).await?;
+        for root in lake.locations.roots() {
+            lake.store(root).await?;
+        }
         Ok(lake)
     }
 
@@ -253,7 +252,7 @@ impl Lake {
         if let Some(arbitrated) = self.arbitrated(location, None).await? {
             return Ok(Arc::new(arbitrated));
         }
-        commit_handler_from_url(location.as_str(), &Some(self.params.clone()))
+        commit_handler_from_url(location.as_str(), &Some(self.params(location).clone()))
             .await
             .map_err(|error| failure::from_lance(error, location))
     }
@@ -262,7 +261,7 @@ impl Lake {
         ObjectStore::from_uri_and_params(
             self.session().store_registry(),
             location.as_str(),
-            &self.params,
+            self.params(location),
         )
         .await
         .map_err(|error| failure::from_lance(error, location))

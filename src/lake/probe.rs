@@ -27,7 +27,7 @@ impl Lake {
         known: Option<&ManifestEntry>,
     ) -> Result<Vec<ManifestEntry>> {
         let floor = known.map_or(0, |known| known.version);
-        if self.is_arbitrated() {
+        if self.is_arbitrated(location) {
             self.roll_forward(location).await?;
             if let Some(known) = known {
                 self.claim_known(location, known).await?;

@@ -327,7 +327,7 @@ impl Lake {
         };
         let mut builder = CommitBuilder::new(destination)
             .with_session(self.session())
-            .with_store_params(self.params.clone())
+            .with_store_params(self.params(location).clone())
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT));
         let ledger = Ledger::default();

@@ -75,7 +75,7 @@ impl Lake {
     ) -> Result<Dataset> {
         DatasetBuilder::from_uri(location.as_str())
             .with_session(self.session())
-            .with_store_params(self.params.clone())
+            .with_store_params(self.params(location).clone())
             .with_version(version)
             .with_commit_handler(handler)
             .load()

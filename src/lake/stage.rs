@@ -118,7 +118,7 @@ impl Lake {
             Some(base) => {
                 let opened = DatasetBuilder::from_uri(location.as_str())
                     .with_session(session.clone())
-                    .with_store_params(self.params.clone())
+                    .with_store_params(self.params(location).clone())
                     .with_version(base.version())
                     .with_commit_handler(self.commit_handler(location).await?)
                     .load()
@@ -137,7 +137,7 @@ impl Lake {
         };
         let builder = CommitBuilder::new(destination)
             .with_session(session)
-            .with_store_params(self.params.clone())
+            .with_store_params(self.params(location).clone())
             .use_stable_row_ids(prepared.stable_row_ids)
             .with_timeout(Some(PUBLISH_TIMEOUT))
             .with_skip_auto_cleanup(true)

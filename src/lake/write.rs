@@ -96,7 +96,7 @@ impl Lake {
                 // commit says.
                 (WriteMode::Overwrite, _) => LanceMode::Overwrite,
             },
-            store_params: Some(self.params.clone()),
+            store_params: Some(self.params(location).clone()),
             commit_handler: Some(self.commit_handler(location).await?),
             session: Some(self.session()),
             progress: Arc::new(Noted(log)),

@@ -2,6 +2,7 @@
 
 mod listen;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
-use crate::config::{CommitArbiter, Settings};
+use crate::config::{CommitArbiter, Settings, StorageProfile};
 use crate::error::{Error, Result};
 use crate::http::{Admission, AppState, Limits, UnknownDatabases, router};
 use crate::jobs;
-use crate::lake::{Lake, WrappingObjectStore};
+use crate::lake::{Lake, Place, WrappingObjectStore};
 use crate::model::Clock;
 use crate::telemetry::meters;
+
+/// Begins the value of a storage option that a variable of the environment holds.
+const OF_VARIABLE: &str = "env:";
 
 /// What a server is made of that is no setting.
 #[derive(Debug, Clone)]
@@ -148,12 +152,39 @@ fn versioning(settings: &Settings) -> Result<Versioning> {
     match (settings.commit_arbiter, settings.managed_versioning) {
         (CommitArbiter::Storage, true) => Ok(Versioning::Managed),
         (CommitArbiter::Storage, false) => Ok(Versioning::Adopted),
-        (CommitArbiter::Catalog, true) => Ok(Versioning::Required),
+        (CommitArbiter::Catalog, true) => Ok(Versioning::Managed),
         (CommitArbiter::Catalog, false) => Err(Error::invalid_input(
             "with commit_arbiter = catalog, clients have to commit through this server: \
              managed_versioning cannot be switched off",
         )),
     }
+}
+
+/// # Errors
+/// `InvalidInput` for an option that is in a variable which is not set.
+fn place(
+    root: &str,
+    options: &BTreeMap<String, String>,
+    client_options: &BTreeMap<String, String>,
+    arbiter: CommitArbiter,
+) -> Result<Place> {
+    let meant = |(name, value): (&String, &String)| {
+        let Some(variable) = value.strip_prefix(OF_VARIABLE) else {
+            return Ok((name.clone(), value.clone()));
+        };
+        let found = std::env::var(variable).map_err(|_| {
+            Error::invalid_input(format!(
+                "the storage option '{name}' is in the variable {variable}, which is not set"
+            ))
+        });
+        Ok((name.clone(), found?))
+    };
+    Ok(Place {
+        root: root.to_owned(),
+        options: options.iter().map(meant).collect::<Result<_>>()?,
+        client_options: client_options.clone(),
+        is_arbitrated: arbiter == CommitArbiter::Catalog,
+    })
 }
 
 async fn engine(
@@ -164,13 +195,28 @@ async fn engine(
 ) -> Result<(Lake, Engine)> {
     let clock = parts.clock;
     let versioning = versioning(settings)?;
-    let (root, allowed) = (&settings.storage_root, &settings.allow_locations);
-    let lake = Lake::open(root, allowed, &settings.storage_options, parts.storage).await?;
-    let lake = match settings.commit_arbiter {
-        CommitArbiter::Storage => lake,
-        CommitArbiter::Catalog => {
-            lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+    let main = place(
+        &settings.storage_root,
+        &settings.storage_options,
+        &settings.client_storage_options,
+        settings.commit_arbiter,
+    )?;
+    let profiles = settings.storage_profiles.iter().map(|(name, profile)| {
+        let StorageProfile { root, storage_options, client_storage_options, commit_arbiter } =
+            profile;
+        if root.is_empty() {
+            return Err(Error::invalid_input(format!("storage profile '{name}' has no root")));
         }
+        let place = place(root, storage_options, client_storage_options, *commit_arbiter)?;
+        Ok((name.clone(), place))
+    });
+    let profiles: BTreeMap<String, Place> = profiles.collect::<Result<_>>()?;
+    let has_arbiter = main.is_arbitrated || profiles.values().any(|place| place.is_arbitrated);
+    let lake = Lake::open(main, profiles, &settings.allow_locations, parts.storage).await?;
+    let lake = if has_arbiter {
+        lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+    } else {
+        lake
     };
     let ttl = settings.upload_ttl;
     let (waiting, tasks) = (settings.max_waiting, work.clone());

@@ -72,6 +72,7 @@ mod namespaces;
 mod openapi;
 mod pagination;
 mod plans;
+mod profiles;
 mod query;
 mod query_limits;
 mod restarts;

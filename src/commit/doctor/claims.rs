@@ -19,7 +19,7 @@ impl Doctor<'_> {
     /// Those of the branch whose makers fell silent. None where storage decides.
     pub(super) async fn abandoned_claims(&self, line: &Table) -> Result<Vec<ManifestClaim>> {
         let engine = self.engine;
-        if !engine.lake.is_arbitrated() {
+        if !engine.lake.is_arbitrated(&location_of(line)) {
             return Ok(Vec::new());
         }
         let age_us = i64::try_from(UNFINISHED.as_micros()).unwrap_or(i64::MAX);

@@ -7,7 +7,7 @@ use crate::lake::{Location, StoredFile};
 
 impl Doctor<'_> {
     pub(super) async fn examine_root(&mut self) -> Result<()> {
-        for folder in self.engine.lake.list_root().await? {
+        for folder in self.engine.lake.list_roots().await? {
             if self.is_named(&folder).await? {
                 continue;
             }

@@ -124,7 +124,7 @@ pub struct DeclareTableRequest {
     envelope: Envelope,
     /// Where the table is to stand; a folder of its own when absent.
     location: Option<String>,
-    /// Nothing is vended yet: `storage_options` stays absent.
+    /// Nothing is vended yet: `storage_options` are those that the server was configured with.
     #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
     vend_credentials: Option<bool>,
     properties: Option<Properties>,
@@ -156,6 +156,7 @@ impl DeclareTableResponse {
     pub(super) fn of(state: &AppState, table: Table) -> Self {
         Self {
             managed_versioning: state.engine.manages_versions(&table),
+            storage_options: client_options(state, &table),
             location: table.location,
             properties: table.properties,
             ..Self::default()
@@ -241,7 +242,7 @@ pub struct DescribeTableRequest {
     with_table_uri: Option<bool>,
     load_detailed_metadata: Option<bool>,
     check_declared: Option<bool>,
-    /// Nothing is vended yet: `storage_options` stays absent.
+    /// Nothing is vended yet: `storage_options` are those that the server was configured with.
     #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
     vend_credentials: Option<bool>,
 }
@@ -337,6 +338,7 @@ pub async fn describe_table(
         location: table.location.clone(),
         properties: table.properties.clone(),
         managed_versioning: state.engine.manages_versions(&table),
+        storage_options: client_options(&state, &table),
         ..Default::default()
     };
     if either(query.with_table_uri, request.with_table_uri) {
@@ -352,6 +354,12 @@ pub async fn describe_table(
         response.is_only_declared = Some(is_only_declared(&state, &table).await?);
     }
     Ok(Reply(response))
+}
+
+/// What clients are told to use for the table's storage, if anything.
+fn client_options(state: &AppState, table: &Table) -> Option<Properties> {
+    let location = Location::from_stored(table.location.clone());
+    Some(state.lake.client_options(&location).clone()).filter(|options| !options.is_empty())
 }
 
 async fn is_only_declared(state: &AppState, table: &Table) -> Result<bool> {
