@@ -75,10 +75,10 @@ impl Swept {
         match self {
             Self::Folder { .. } => "folder",
             Self::Upload { .. } => "upload",
-            Self::UploadNote { .. } => "note of an upload",
+            Self::UploadNote { .. } => "upload_note",
             Self::File { what, .. } => what,
-            Self::Sessions { .. } => "multipart write",
-            Self::Answers { .. } => "kept answer",
+            Self::Sessions { .. } => "multipart_write",
+            Self::Answers { .. } => "kept_answer",
             Self::Failed { .. } => "failed",
         }
     }

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AppState;
+use super::body::{self, Kept};
 use super::error::ApiError;
-use super::meters::{Kept, operation_of};
+use super::meters::operation_of;
 use crate::error::{Error, Result};
 use crate::telemetry::meters::{self, Present};
 
@@ -121,7 +122,7 @@ pub(super) async fn admit(State(state): State<AppState>, request: Request, next:
         }
     };
     // The rows of an answer are read while they are sent.
-    response.map(|body| Body::new(Kept::new(body, place)))
+    response.map(|body| body::with(body, Kept(place)))
 }
 
 /// A body from this length on is an upload, whatever it is for.
@@ -131,7 +132,8 @@ const LARGE_BYTES: u64 = 1 << 20;
 fn is_small(operation: &str) -> bool {
     const ASKING: [&str; 3] = ["Describe", "List", "Get"];
     // LanceDB's operations have no names of their own.
-    const OF_PATHS: [&str; 4] = ["/describe/", "/list/", "/stats/", "GET /v1/table/"];
+    const OF_PATHS: [&str; 6] =
+        ["/describe/", "/list/", "/stats/", "GET /v1/table/", "/jobs/list", "/jobs/describe"];
     ASKING.iter().any(|word| operation.starts_with(word))
         || operation.ends_with("Exists")
         || OF_PATHS.iter().any(|path| operation.ends_with(path))

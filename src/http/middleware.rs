@@ -1,8 +1,6 @@
 //! What every request passes through: a request id, a span, one log line, panics to 500, errors to
 //! bodies.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -11,14 +9,13 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::{TimeoutBody, TimeoutError};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::AppState;
+use super::body::{self, Left};
 use super::error::{ApiError, failure_of, render};
 use super::extract::TablePath;
 use super::meters::{count_received, count_sent, operation_of};
@@ -131,41 +128,10 @@ async fn read_ahead(request: Request) -> Result<Request, ApiError> {
 /// Gives a body up of which nothing comes for so long.
 fn give_up_after(client_timeout: Duration, request: Request) -> Request {
     request.map(|body| {
-        let left = body.size_hint().exact();
-        Body::new(Awaited { body: Body::new(TimeoutBody::new(client_timeout, body)), left })
+        // Tower's own does not say how long it is.
+        let left = Left(body.size_hint().exact());
+        body::with(Body::new(TimeoutBody::new(client_timeout, body)), left)
     })
-}
-
-/// A body that may be given up, and still says how long it is, which tower's own does not.
-struct Awaited {
-    body: Body,
-    /// How many bytes are still to come, if that is known.
-    left: Option<u64>,
-}
-
-impl HttpBody for Awaited {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            let came = frame.data_ref().map_or(0, |data| data.len() as u64);
-            self.left = self.left.map(|left| left.saturating_sub(came));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
 }
 
 /// What became of a body that did not come to its end.

@@ -3,6 +3,7 @@
 
 mod admission;
 pub mod arrow;
+mod body;
 pub mod distributed;
 pub mod error;
 pub mod extract;

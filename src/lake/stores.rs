@@ -118,11 +118,6 @@ impl Lake {
         })
     }
 
-    /// Whether there are any profiles.
-    pub fn has_profiles(&self) -> bool {
-        !self.stores.profiles.is_empty()
-    }
-
     /// Whether one storage has both folders.
     pub(super) fn is_one_store(&self, one: &Location, other: &Location) -> bool {
         std::ptr::eq(self.stores.of(one), self.stores.of(other))
