@@ -589,14 +589,17 @@ impl Engine {
             let Ok(table) = self.table_of(*table, branch).await else { continue };
             let location = location_of(&table);
             let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
-            if !self.lake.take_back(&location, *version, scheme, hash).await? {
+            let stays = !self.lake.take_back(&location, *version, scheme, hash).await?;
+            if stays {
                 tracing::error!(
                     batch.id = %batch, table.id = %table.id, version,
                     "somebody past the catalog built on a version of a batch that did not land; \
                      it stays, and will be adopted"
                 );
-            } else if let Some(told) = told {
-                let file = told.transaction_file.as_deref();
+            }
+            if let Some(told) = told {
+                // A version that stays goes on naming its transaction file.
+                let file = told.transaction_file.as_deref().filter(|_| !stays);
                 self.lake.discard_staged(&location, path, file).await;
             }
         }

@@ -1,6 +1,7 @@
 //! Commits to several tables that are taken back: nobody builds on what stood for a moment, and the
 //! tables are free again at once.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -10,6 +11,7 @@ use crate::commit_tables::{append, commit};
 use crate::support::batches::batch_ab;
 use crate::support::code::*;
 use crate::support::faults::{Fault, Faults, Rule, Step, as_object_store, plain};
+use crate::support::staging::staging;
 use crate::support::{Backend, Reply, TestServer, assert_error, foreign, table};
 
 /// The tables of the commits to several tables.
@@ -277,6 +279,9 @@ async fn what_others_built_on_is_completed(backend: Backend) {
         let listed = server.get(&table(&format!("ns${name}"), "uploads")).await.ok();
         assert_eq!(listed["uploads"], json!([]), "{name}");
         insert(&server, &format!("ns${name}"), 91).await.ok();
+    }
+    for location in [&one, &two] {
+        assert_eq!(staging(plain(location)), Vec::<PathBuf>::new());
     }
 }
 
