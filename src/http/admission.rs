@@ -15,14 +15,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::AppState;
 use super::body::{self, Kept};
 use super::error::ApiError;
-use super::meters::operation_of;
 use crate::error::{Error, Result};
-use crate::telemetry::meters::{self, Present};
+use crate::telemetry::meters::{self, Label, Present};
 
 /// For how long an upload waits for room before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same once it has begun, since what it sent would be lost.
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
+/// A body from this length on is an upload, whatever it is for.
+const LARGE_BYTES: u64 = 1 << 20;
 /// Room is counted in units of this many bytes.
 const UNIT: u64 = 1 << 10;
 
@@ -69,7 +70,8 @@ impl Room {
         Self { units: Arc::new(Semaphore::new(all as usize)), all }
     }
 
-    /// Takes room for a message, waiting for it, of an upload that has begun or is about to. One that is larger than all there is takes all.
+    /// Takes room for a message of an upload that has begun or is about to, waiting for it. One that
+    /// is larger than all there is takes all.
     ///
     /// # Errors
     /// `ServiceUnavailable` when others have it for too long.
@@ -90,8 +92,8 @@ impl Room {
 
 /// Lets a request in if there is room for it, and answers for it when it takes too long.
 pub(super) async fn admit(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let operation = operation_of(&request);
-    if is_small(&operation) {
+    // As it was found for the log and the meters.
+    if request.extensions().get::<Label>().is_some_and(|operation| is_small(operation)) {
         return next.run(request).await;
     }
     let Admission { requests, max_requests, request_timeout, .. } = &state.admission;
@@ -124,9 +126,6 @@ pub(super) async fn admit(State(state): State<AppState>, request: Request, next:
     // The rows of an answer are read while they are sent.
     response.map(|body| body::with(body, Kept(place)))
 }
-
-/// A body from this length on is an upload, whatever it is for.
-const LARGE_BYTES: u64 = 1 << 20;
 
 /// Whether an operation asks for a few rows of the catalog at most.
 fn is_small(operation: &str) -> bool {

@@ -92,7 +92,8 @@ async fn observe(request: Request, next: Next) -> Response {
         traces::continue_trace(&span, |name| headers.get(name)?.to_str().ok());
     }
     let (started, present) = (Instant::now(), Present::request());
-    let request = count_received(request, operation.clone());
+    let mut request = count_received(request, operation.clone());
+    request.extensions_mut().insert(operation.clone());
     let respond = async {
         let answer = match read_ahead(request).await {
             Ok(request) => next.run(request).await,

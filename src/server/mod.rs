@@ -150,9 +150,8 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
 /// `InvalidInput` when clients are to commit past the catalog that decides the versions.
 fn versioning(settings: &Settings) -> Result<Versioning> {
     match (settings.commit_arbiter, settings.managed_versioning) {
-        (CommitArbiter::Storage, true) => Ok(Versioning::Managed),
+        (_, true) => Ok(Versioning::Managed),
         (CommitArbiter::Storage, false) => Ok(Versioning::Adopted),
-        (CommitArbiter::Catalog, true) => Ok(Versioning::Managed),
         (CommitArbiter::Catalog, false) => Err(Error::invalid_input(
             "with commit_arbiter = catalog, clients have to commit through this server: \
              managed_versioning cannot be switched off",

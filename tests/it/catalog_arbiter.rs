@@ -27,29 +27,15 @@ fn by_catalog(settings: &mut Settings) {
     settings.commit_arbiter = CommitArbiter::Catalog;
 }
 
+async fn spawn_by_catalog(backend: Backend) -> Option<TestServer> {
+    TestServer::spawn_with(backend, by_catalog).await
+}
+
 /// As `both!`, on servers whose catalog decides the versions.
 macro_rules! by_catalog {
     ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
-        $(#[$meta])*
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            async fn body($server: TestServer) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                let server = TestServer::spawn_with(Backend::Sqlite, by_catalog).await;
-                body(server.expect("SQLite is always there")).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                if let Some(server) = TestServer::spawn_with(Backend::Postgres, by_catalog).await {
-                    body(server).await;
-                }
-            }
-        }
+        on! { spawn_by_catalog; sqlite: Sqlite, postgres: Postgres;
+            $(#[$meta])* async fn $name($server: TestServer) $body }
     };
 }
 

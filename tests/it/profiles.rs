@@ -24,37 +24,18 @@ fn with_profiles(settings: &mut Settings) {
     settings.storage_profiles = [("cold".to_owned(), cold), ("slow".to_owned(), slow)].into();
 }
 
+/// Such a server, with a namespace `archive` that names `cold`.
+async fn spawn(backend: Backend) -> Option<TestServer> {
+    let server = TestServer::spawn_with(backend, with_profiles).await?;
+    let archive = json!({"properties": {"storage_profile": "cold"}});
+    server.post(&namespace("archive", "create"), archive).await.ok();
+    Some(server)
+}
+
 macro_rules! with_profiles {
     ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
-        $(#[$meta])*
-        mod $name {
-            use super::*;
-
-            async fn body($server: TestServer) $body
-
-            async fn on(backend: Backend) {
-                if let Some(server) = TestServer::spawn_with(backend, with_profiles).await {
-                    let archive = json!({"properties": {"storage_profile": "cold"}});
-                    server.post(&namespace("archive", "create"), archive).await.ok();
-                    body(server).await;
-                }
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                on(Backend::Sqlite).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                on(Backend::Postgres).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn s3() {
-                on(Backend::S3).await;
-            }
-        }
+        on! { spawn; sqlite: Sqlite, postgres: Postgres, s3: S3;
+            $(#[$meta])* async fn $name($server: TestServer) $body }
     };
 }
 

@@ -51,7 +51,7 @@ fn needed(variable: &str, what: &str) -> Option<String> {
 /// skipped.
 macro_rules! both {
     ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
-        on! { sqlite: Sqlite, postgres: Postgres;
+        on! { $crate::support::TestServer::spawn; sqlite: Sqlite, postgres: Postgres;
             $(#[$meta])* async fn $name($server: TestServer) $body }
     };
 }
@@ -60,14 +60,14 @@ macro_rules! both {
 /// look at the files of the lake.
 macro_rules! everywhere {
     ($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
-        on! { sqlite: Sqlite, postgres: Postgres, s3: S3;
+        on! { $crate::support::TestServer::spawn; sqlite: Sqlite, postgres: Postgres, s3: S3;
             $(#[$meta])* async fn $name($server: TestServer) $body }
     };
 }
 
-/// One test of the same body for each backend.
+/// One test of the same body for each backend, on a server that `spawn` makes of it.
 macro_rules! on {
-    ($($test:ident: $backend:ident),*;
+    ($spawn:expr; $($test:ident: $backend:ident),*;
         $(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block) => {
         $(#[$meta])*
         mod $name {
@@ -80,7 +80,7 @@ macro_rules! on {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     let backend = $crate::support::Backend::$backend;
-                    if let Some(server) = $crate::support::TestServer::spawn(backend).await {
+                    if let Some(server) = $spawn(backend).await {
                         body(server).await;
                     }
                 }
