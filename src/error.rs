@@ -122,6 +122,14 @@ impl Error {
         Self::Internal { message: message.into(), source: Some(source.into()) }
     }
 
+    /// The error of work that several wait for, once more. What its source says goes to the log.
+    pub fn for_another(&self, doing: &'static str) -> Self {
+        match self {
+            Self::ServiceUnavailable(text) => Self::ServiceUnavailable(text.clone()),
+            error => Self::internal(doing, error.to_string()),
+        }
+    }
+
     /// Code 14.
     pub fn conflict(conflict: Conflict) -> Self {
         Self::ConcurrentModification(Box::new(conflict))

@@ -121,10 +121,7 @@ async fn commit(pools: &Pools, group: &mut [Box<dyn Member>]) -> Option<Result<(
 
 fn finish(group: Vec<Box<dyn Member>>, lasted: &Result<()>) {
     for member in group {
-        member.finish(match lasted {
-            Ok(()) => Ok(()),
-            Err(Error::ServiceUnavailable(text)) => Err(Error::ServiceUnavailable(text.clone())),
-            Err(error) => Err(Error::internal("writing to the catalog", error.to_string())),
-        });
+        let lasted = lasted.as_ref().copied();
+        member.finish(lasted.map_err(|error| error.for_another("writing to the catalog")));
     }
 }

@@ -11,6 +11,7 @@ mod dialect;
 mod grouped;
 pub mod idempotency;
 pub mod jobs;
+mod lookups;
 pub mod multipart;
 pub mod namespaces;
 mod readers;
@@ -31,6 +32,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 
 use crate::error::{Error, Result};
+use crate::model::{Table, TableId};
 use crate::telemetry::meters;
 
 pub use transfer::move_catalog;
@@ -62,6 +64,8 @@ use run;
 pub struct Catalog {
     pools: Pools,
     group: grouped::Group,
+    /// Of SQLite.
+    lookups: Option<lookups::Lookups>,
     /// The same, with connections of its own, where those of requests may all be taken.
     background: Option<Arc<Catalog>>,
 }
@@ -170,7 +174,11 @@ impl Catalog {
             // One that waits for a row does not hold up all the others.
             Pools::Postgres(_) => 4,
         };
-        Self { group: grouped::Group::start(&pools, writers), pools, background }
+        let lookups = match &pools {
+            Pools::Sqlite { readers, .. } => Some(lookups::Lookups::start(readers.clone())),
+            Pools::Postgres(_) => None,
+        };
+        Self { group: grouped::Group::start(&pools, writers), lookups, pools, background }
     }
 
     /// For what nobody waits for, and for signs of life, which must not wait behind requests.
@@ -203,6 +211,14 @@ impl Catalog {
             }
         };
         session.map_err(|error| failed(error, "connecting to the catalog"))
+    }
+
+    /// The table of this name, as [`tables::find_table`] reads it.
+    pub async fn find_table(&self, id: &TableId) -> Result<Option<Table>> {
+        match &self.lookups {
+            Some(lookups) => lookups.find(id).await,
+            None => tables::find_table(&mut self.read().await?, id).await,
+        }
     }
 
     /// A transaction to change with; it rolls back unless [`Tx::commit`] is called.

@@ -15,7 +15,8 @@ pub mod namespace;
 mod once;
 pub mod openapi;
 
-use std::sync::LazyLock;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -41,9 +42,12 @@ use namespace::{
     tags, transactions, versions, views,
 };
 
-/// What every handler may use; cheap to clone.
+/// What every handler may use: one pointer, since each layer of a request has its own.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+/// What a server is made of.
+pub struct Services {
     pub catalog: Catalog,
     pub lake: Lake,
     pub engine: Engine,
@@ -62,7 +66,19 @@ pub enum UnknownDatabases {
     Refused,
 }
 
+impl Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
 impl AppState {
+    pub fn new(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+
     /// Where a new table goes when the database is not there.
     fn home_in(&self, database: &Database, id: &TableId) -> Home {
         let is_top = database.namespace().as_ref() == Some(&id.namespace);

@@ -15,7 +15,7 @@ use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
 use crate::config::{CommitArbiter, Settings, StorageProfile};
 use crate::error::{Error, Result};
-use crate::http::{Admission, AppState, Limits, UnknownDatabases, router};
+use crate::http::{Admission, AppState, Limits, Services, UnknownDatabases, router};
 use crate::jobs;
 use crate::lake::{Lake, Place, WrappingObjectStore};
 use crate::model::Clock;
@@ -143,7 +143,15 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
         Admission::new(settings.max_requests, settings.max_upload_bytes, settings.request_timeout);
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
-    Ok(AppState { catalog, lake, engine, limits, admission, unknown_databases, work })
+    Ok(AppState::new(Services {
+        catalog,
+        lake,
+        engine,
+        limits,
+        admission,
+        unknown_databases,
+        work,
+    }))
 }
 
 /// # Errors

@@ -1,6 +1,7 @@
 //! DeclareTable, DescribeTable, TableExists, ListTables, ListAllTables, DropTable,
 //! DeregisterTable, RenameTable.
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::batches::batch_ab;
@@ -20,6 +21,29 @@ both! {
         assert_eq!(described["location"], declared["location"]);
         assert_eq!(described["properties"]["owner"], "Ralph");
         assert!(server.exists("ns$t").await);
+    }
+}
+
+both! {
+    /// Whoever asks at the same time as others is told of the table that they asked for.
+    async fn many_ask_at_once(server: TestServer) {
+        let (mut names, mut locations) = (Vec::new(), Vec::new());
+        for number in 0..20 {
+            // The same name in two namespaces.
+            let name = format!("n{}$t{}", number % 2, number / 2);
+            locations.push(Some(server.with_declared(&name).await));
+            names.push(name);
+        }
+        names.extend(["n0$none", "none$t1", "n1$t10"].map(str::to_owned));
+        locations.resize(names.len(), None);
+        let location = async |name: &String| {
+            let reply = server.post_empty(&table(name, "describe")).await;
+            (reply.status == 200).then(|| text(&reply.body, "location"))
+        };
+        for _ in 0..5 {
+            let asked = names.iter().chain(&names).map(location);
+            assert_eq!(join_all(asked).await, [&locations[..], &locations].concat());
+        }
     }
 }
 

@@ -25,8 +25,8 @@ use crate::model::{
 
 /// Finds the table, or says that it is not there.
 pub(in crate::http) async fn get_table(state: &AppState, id: &TableId) -> Result<Table> {
-    let mut tx = state.catalog.read().await?;
-    rows::get_table(&mut tx, id).await
+    let found = state.catalog.find_table(id).await?;
+    found.ok_or_else(|| Error::TableNotFound(id.clone()))
 }
 
 /// Finds the table on one of its branches, on the main one when none is named.
