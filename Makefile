@@ -36,10 +36,11 @@ test: ## format check, lints and every test, on SQLite, on throw-away servers of
 	scripts/client-venv tests/s3/requirements.txt
 	scripts/check-deploy
 	scripts/client-node
+	scripts/nginx
 	cargo fmt --all -- --check
 	cargo clippy --locked --all-targets -- -D warnings
-	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && \
-		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" \
+	python="$$(scripts/client-venv)" && node="$$(scripts/client-node)" && nginx="$$(scripts/nginx)" && \
+		TILTYARD_TEST_PYTHON="$$python" TILTYARD_TEST_NODE="$$node" TILTYARD_TEST_NGINX="$$nginx" \
 		scripts/with-postgres scripts/with-s3 cargo test --locked
 
 fuzz: ## the tests of made-up input, with many cases (CASES=50000)

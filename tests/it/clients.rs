@@ -4,10 +4,11 @@ use crate::support::script::{interpreter, run};
 use crate::support::{Backend, TestServer};
 
 async fn check(script: &str, backend: Backend) {
-    let Some(interpreter) = interpreter(script) else { return };
-    let Some(server) = TestServer::spawn(backend).await else {
-        return;
-    };
+    check_on(script, TestServer::spawn(backend).await);
+}
+
+fn check_on(script: &str, server: Option<TestServer>) {
+    let (Some(interpreter), Some(server)) = (interpreter(script), server) else { return };
     let script = format!("clients/{script}");
     let run = || run(&interpreter, &script, &[server.base()], server.home());
     tokio::task::block_in_place(run);
@@ -43,6 +44,30 @@ on_both!(managed_versioning);
 on_both!(namespace_python);
 on_both!(namespace_rest);
 on_both!(write_lance);
+
+/// Some of them on two servers behind a proxy.
+mod on_replicas {
+    use super::*;
+
+    async fn check(script: &str) {
+        check_on(script, TestServer::replicas(Backend::Postgres).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn distributed_http() {
+        check("distributed_http.py").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lancedb_remote() {
+        check("lancedb_remote.py").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn write_lance() {
+        check("write_lance.py").await;
+    }
+}
 
 /// Two minutes of requests made from our own document. The catalog's kind makes no difference to
 /// what it finds, so it runs on one.

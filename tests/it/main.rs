@@ -2,8 +2,9 @@
 //!
 //! One file per capability. PostgreSQL is named by `TILTYARD_TEST_POSTGRES` and the Python of the
 //! client scripts by `TILTYARD_TEST_PYTHON`; without them those tests fail in CI and are skipped,
-//! with a printed line, elsewhere. `TILTYARD_TEST_LONG` lets those that go through all steps of
-//! something leave none out, as `make history` does.
+//! with a printed line, elsewhere. With `TILTYARD_TEST_REPLICAS` every server within the process is
+//! two of them behind an nginx, which `TILTYARD_TEST_NGINX` names. `TILTYARD_TEST_LONG` lets those
+//! that go through all steps of something leave none out, as `make history` does.
 
 // Futures over Lance's own futures are deep types.
 #![recursion_limit = "512"]
@@ -75,6 +76,7 @@ mod plans;
 mod profiles;
 mod query;
 mod query_limits;
+mod replicas;
 mod restarts;
 mod retries;
 mod rows;

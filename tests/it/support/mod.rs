@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod overwriting;
 pub mod parts;
 pub mod process;
+mod proxy;
 pub mod raw;
 mod reply;
 pub mod rows;

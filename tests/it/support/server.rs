@@ -12,11 +12,13 @@ use tiltyard::config::Settings;
 use tiltyard::server::Parts;
 use tokio::sync::oneshot;
 
+use super::proxy::{Proxy, nginx};
 use super::{Database, Reply, needed};
 
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
+const HTTP: &str = "http://";
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
@@ -31,6 +33,8 @@ pub enum Backend {
 const S3_VARIABLE: &str = "TILTYARD_TEST_S3";
 /// The bucket that it has.
 const BUCKET: &str = "lake";
+/// When set, every server is two of them behind a proxy.
+const REPLICAS_VARIABLE: &str = "TILTYARD_TEST_REPLICAS";
 
 type Configure = Arc<dyn Fn(&mut Settings) + Send + Sync>;
 
@@ -42,6 +46,14 @@ pub struct TestServer {
     configure: Configure,
     parts: Parts,
     home: Arc<Home>,
+    /// With another server that it shares the requests with.
+    front: Option<Front>,
+}
+
+/// A proxy, and the server behind it that is not the first.
+struct Front {
+    proxy: Proxy,
+    running: Running,
 }
 
 /// What servers that serve one catalog share; the last of them takes it away.
@@ -87,7 +99,40 @@ impl TestServer {
         let home = TempDir::with_prefix("tiltyard-it-").expect("a temporary folder");
         let database = Database::create(backend, home.path()).await?;
         let home = Arc::new(Home { database, folder: home, s3 });
-        Some(Self::start(home, parts, Arc::new(configure)).await)
+        let mut server = Self::start(home, parts, Arc::new(configure)).await;
+        if std::env::var_os(REPLICAS_VARIABLE).is_some() {
+            server.put_behind_proxy(&nginx()?).await;
+        }
+        Some(server)
+    }
+
+    /// Two servers behind a proxy that gives each request to the other one.
+    pub async fn replicas(backend: Backend) -> Option<Self> {
+        let nginx = nginx()?;
+        let mut server = Self::spawn(backend).await?;
+        if server.front.is_none() {
+            server.put_behind_proxy(&nginx).await;
+        }
+        Some(server)
+    }
+
+    async fn put_behind_proxy(&mut self, nginx: &str) {
+        let settings = settings(&self.home, self.configure.as_ref());
+        let other = Running::start(self.parts.clone(), settings);
+        self.base = other.base.clone();
+        self.wait_until_up().await;
+        let addresses = [&self.running.base, &other.base].map(|base| base.trim_start_matches(HTTP));
+        let proxy = Proxy::start(nginx, self.home(), &addresses);
+        self.base = proxy.base.clone();
+        self.front = Some(Front { proxy, running: other });
+        self.wait_until_up().await;
+    }
+
+    /// Stops one of two servers behind a proxy.
+    pub fn stop_replica(&mut self, number: usize) {
+        let front = self.front.as_mut().expect("a server behind a proxy");
+        let replica = if number == 0 { &mut self.running } else { &mut front.running };
+        assert!(replica.stop(), "the server did not stop");
     }
 
     /// Another server of the same database and lake.
@@ -114,7 +159,7 @@ impl TestServer {
             .build()
             .expect("an HTTP client");
         let base = running.base.clone();
-        let mut server = Self { base, client, running, configure, parts, home };
+        let mut server = Self { base, client, running, configure, parts, home, front: None };
         server.wait_until_up().await;
         server
     }
@@ -122,10 +167,18 @@ impl TestServer {
     /// Stops the server and starts it again on the same database and lake.
     pub async fn restart(&mut self) {
         assert!(self.running.stop(), "the server did not stop");
+        let front = self.front.take();
+        let was_behind_proxy = front.is_some();
+        if let Some(mut front) = front {
+            assert!(front.running.stop(), "the server beside it did not stop");
+        }
         let settings = settings(&self.home, self.configure.as_ref());
         self.running = Running::start(self.parts.clone(), settings);
         self.base = self.running.base.clone();
         self.wait_until_up().await;
+        if let (true, Some(nginx)) = (was_behind_proxy, nginx()) {
+            self.put_behind_proxy(&nginx).await;
+        }
     }
 
     async fn wait_until_up(&mut self) {
@@ -138,6 +191,9 @@ impl TestServer {
                 return;
             }
             self.running.fail_if_ended();
+            if let Some(front) = &mut self.front {
+                front.proxy.fail_if_ended();
+            }
             assert!(started.elapsed() < START_LIMIT, "the server is not up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -149,7 +205,7 @@ impl TestServer {
     }
 
     pub fn address(&self) -> &str {
-        self.base.trim_start_matches("http://")
+        self.base.trim_start_matches(HTTP)
     }
 
     pub fn database(&self) -> &Database {
@@ -174,6 +230,9 @@ impl TestServer {
     /// Asks the server to stop, as SIGTERM does.
     pub fn begin_shutdown(&mut self) {
         self.running.shutdown = None;
+        if let Some(front) = &mut self.front {
+            front.running.shutdown = None;
+        }
     }
 
     /// Waits for the end of a shutdown; false when it takes too long.
@@ -248,7 +307,10 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        let stopped = self.running.stop();
+        let mut stopped = self.running.stop();
+        if let Some(mut front) = self.front.take() {
+            stopped &= front.running.stop();
+        }
         assert!(
             stopped || std::thread::panicking(),
             "the server did not stop within {STOP_LIMIT:?}"
