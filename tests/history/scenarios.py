@@ -43,29 +43,36 @@ def setting(name):
         "foreign": {"servers": 1, "foreign": 2, "kills": True, "pause": (2.0, 6.0)},
         # Clients do not wait for a server that is frozen: they go to the other one with the same key.
         "freeze": {"servers": 2, "freeze": True, "answer_seconds": 4.0, "tables": FROZEN_TABLES},
+        # What is done to them, soak.py says.
+        "soak": {"servers": 2},
     }[name]
 
 
 class Run:
     """One scenario from its start to its verdict."""
 
-    def __init__(self, scenario, options, folder):
+    def __init__(self, scenario, options, folder, fleet=None):
         self.scenario = scenario
         self.options = options
         self.folder = pathlib.Path(folder)
         self.choice = random.Random(options.seed)
         self.history = History()
         self.setting = setting(scenario)
-        database = options.database
+        self.fleet = fleet or self.new_fleet()
+        for server in self.fleet.servers:
+            server.history = self.history
+        self.client = Client(self.fleet, self.history, random.Random(options.seed + 1), options.answer_seconds)
+        self.foreigners = []
+
+    def new_fleet(self):
+        database = self.options.database
         if database == "sqlite":
             database = f"sqlite://{self.folder}/catalog.db"
         elif database.startswith("sqlite"):
             raise SystemExit("--database is sqlite, or the URL of a PostgreSQL database")
         flags = ["--gc-interval", SWEPT_EVERY, "--upload-ttl", self.choice.choice(UPLOADS_LIVE)]
         names = [f"server-{number}" for number in range(self.setting["servers"])]
-        self.fleet = Fleet([Server(name, options.binary, self.folder, database, self.history, flags) for name in names])
-        self.client = Client(self.fleet, self.history, random.Random(options.seed + 1), options.answer_seconds)
-        self.foreigners = []
+        return Fleet([Server(name, self.options.binary, self.folder, database, self.history, flags) for name in names])
 
     def run(self):
         """Answers the violations."""
@@ -79,6 +86,10 @@ class Run:
             self.fleet.stop()
             self.history.save(self.folder / "history.txt")
         self.read_foreigners()
+        return self.judge(tables)
+
+    def judge(self, tables):
+        """Prints what was found. Answers the violations."""
         violations = checker.check(self.history, tables) + self.proves_something()
         violations += [checker.Violation(line) for server in self.fleet.servers for line in server.panics()]
         print(f"scenario {self.scenario}, seed {self.options.seed}: {len(violations)} violations", flush=True)

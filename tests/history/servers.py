@@ -78,6 +78,15 @@ class Server:
         self._process.send_signal(signal.SIGCONT)
         self.history.event(f"{self.name} goes on")
 
+    def memory(self):
+        """What the process has in memory, in MiB; None while there is none."""
+        with self._guard:
+            if self._process is None:
+                return None
+            status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        resident = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(resident[0]) / 1024 if resident else None
+
     def died_by_itself(self):
         """The status of a process that ended without being told to."""
         with self._guard:
@@ -125,14 +134,18 @@ def kill_now_and_then(fleet, choice, times, until, pause):
     return done
 
 
+def restart_postgres(history):
+    """Restarts the PostgreSQL that scripts/with-postgres started."""
+    history.event("PostgreSQL is restarted")
+    os.kill(int(os.environ["TILTYARD_TEST_POSTGRES_OWNER"]), signal.SIGUSR1)
+
+
 def restart_now_and_then(history, choice, until, pause):
-    """Restarts the PostgreSQL that scripts/with-postgres started, now and then. Answers how often."""
-    owner = int(os.environ["TILTYARD_TEST_POSTGRES_OWNER"])
+    """Restarts PostgreSQL now and then. Answers how often."""
     done = 0
     while time.monotonic() < until:
         time.sleep(choice.uniform(*pause))
-        history.event("PostgreSQL is restarted")
-        os.kill(owner, signal.SIGUSR1)
+        restart_postgres(history)
         done += 1
     return done
 
