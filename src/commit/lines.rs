@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -15,6 +16,9 @@ use crate::telemetry::meters::{self, Present};
 
 /// How much memory the versions that are kept open may hold together, in bytes.
 const WARM_BYTES: usize = 192 << 20;
+/// For how long a version is kept open that nobody asks for, and how often that is looked at.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+const LOOK: Duration = Duration::from_secs(60);
 /// How many versions a line remembers the rows of.
 const REMEMBERED: usize = 64;
 /// How many lines there are before those that nobody is at are looked for.
@@ -36,6 +40,10 @@ struct Known {
     warm_bytes: usize,
     /// How many lines there may be before a look for those that are not needed any more.
     look_at: usize,
+    /// How often what Lance remembers had been forgotten when versions of before were last let go.
+    times_forgotten: u64,
+    /// When it was looked last for open versions that nobody asks for.
+    looked: Option<Instant>,
     /// Counts uses, so that the version that was not used for longest goes first.
     uses: u64,
 }
@@ -71,6 +79,8 @@ struct Warm {
     snapshot: Snapshot,
     weight: usize,
     used: u64,
+    /// When it was used last.
+    at: Instant,
     /// Every version after this one goes together with an append.
     floor: u64,
 }
@@ -139,8 +149,10 @@ impl Lines {
         let weight = snapshot.weight();
         let line = self.line(table);
         let mut known = self.known();
+        known.let_go(snapshot.times_forgotten(), Instant::now());
         known.uses += 1;
-        let warm = Warm { snapshot: snapshot.clone(), weight, used: known.uses, floor };
+        let (used, at) = (known.uses, Instant::now());
+        let warm = Warm { snapshot: snapshot.clone(), weight, used, at, floor };
         let before = {
             let mut state = line.state();
             state.remember(row);
@@ -196,8 +208,27 @@ impl Lines {
         if !is_known || version != newest.manifest.version || !warm.snapshot.is_fresh() {
             return None;
         }
-        warm.used = known.uses;
+        (warm.used, warm.at) = (known.uses, Instant::now());
         Some(warm.snapshot.clone())
+    }
+}
+
+impl Known {
+    /// Lets go of the open versions that nobody can use since what Lance remembers was forgotten, each
+    /// of which holds what was remembered then; and now and then of those that nobody asks for.
+    fn let_go(&mut self, times_forgotten: u64, now: Instant) {
+        let is_time = self.looked.is_none_or(|looked| now.duration_since(looked) > LOOK);
+        if self.times_forgotten == times_forgotten && !is_time {
+            return;
+        }
+        (self.times_forgotten, self.looked) = (times_forgotten, Some(now));
+        let is_over = |warm: &mut Warm| {
+            !warm.snapshot.is_fresh() || now.saturating_duration_since(warm.at) > IDLE
+        };
+        for line in self.lines.values() {
+            let over = line.state().warm.take_if(is_over);
+            self.warm_bytes -= over.map_or(0, |warm| warm.weight);
+        }
     }
 }
 

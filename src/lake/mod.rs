@@ -46,6 +46,7 @@ mod view;
 mod write;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
@@ -132,6 +133,8 @@ pub unsafe fn widen_cpu_pool() {
 #[derive(Clone)]
 pub struct Lake {
     session: Arc<RwLock<Arc<Session>>>,
+    /// How often another took the session's place.
+    times_forgotten: Arc<AtomicU64>,
     stores: Arc<Stores>,
     locations: Arc<Locations>,
     readers: readers::Readers,
@@ -166,7 +169,16 @@ impl Lake {
         let builders = readers::Readers::start("tiltyard-build")?;
         let locations = Arc::new(locations);
         let memory = maker::Memory::new();
-        let lake = Self { session, stores, locations, readers, builders, memory, arbiter: None };
+        let lake = Self {
+            session,
+            times_forgotten: Arc::default(),
+            stores,
+            locations,
+            readers,
+            builders,
+            memory,
+            arbiter: None,
+        };
         // Asking once at the start turns a misspelt root into an error at the start.
         for root in lake.locations.roots() {
             lake.store(root).await?;
@@ -244,6 +256,7 @@ impl Lake {
         let mut session = self.session.write().unwrap_or_else(PoisonError::into_inner);
         let registry = session.store_registry();
         *session = Arc::new(Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, registry));
+        self.times_forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Lance's own way to put a manifest at this location, and to find those that are there: every

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance::Dataset;
@@ -98,6 +99,12 @@ impl Snapshot {
     /// Whether what Lance remembers about it may still be used.
     pub fn is_fresh(&self) -> bool {
         Arc::ptr_eq(&self.dataset.session(), &self.lake.session())
+    }
+
+    /// How often what Lance remembers was forgotten. A version that is open from before holds all of
+    /// that in memory still, for nobody's use.
+    pub fn times_forgotten(&self) -> u64 {
+        self.lake.times_forgotten.load(Ordering::Relaxed)
     }
 
     /// About how much memory it holds, in bytes: most of it is the list of fragments.
