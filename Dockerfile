@@ -29,7 +29,8 @@ USER 10001:10001
 WORKDIR /var/lib/tiltyard
 VOLUME /var/lib/tiltyard
 EXPOSE 2333
-ENV TILTYARD_LISTEN=0.0.0.0:2333
+# Whoever calls says who they are: the first start prints a key for the first admin.
+ENV TILTYARD_LISTEN=0.0.0.0:2333 TILTYARD_AUTH=true
 # Asks GET /healthz where the same variables let the server listen, with or without TLS.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --start-interval=1s CMD ["tiltyard", "health"]
 ENTRYPOINT ["tiltyard"]

@@ -71,6 +71,12 @@ pub enum Error {
     /// Code 14. Nothing was changed.
     #[error("{}", .0.message)]
     ConcurrentModification(Box<Conflict>),
+    /// Code 15. The caller may see it, and may not do this to it.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// Code 16. Nobody knows who the caller is.
+    #[error("{0}")]
+    Unauthenticated(String),
     /// Code 17. Nothing was changed, or the sentence says that the outcome is unknown.
     #[error("{0}")]
     ServiceUnavailable(String),

@@ -11,13 +11,14 @@
 //! | 5 | [`cli`] |
 //! | 4 | [`server`] |
 //! | 3 | [`http`], [`jobs`] |
-//! | 2 | [`commit`] |
+//! | 2 | [`commit`], [`auth`] |
 //! | 1 | [`catalog`] (SQL), [`lake`] (Lance and object stores) |
 //! | 0 | [`model`], [`error`], [`config`], [`telemetry`] |
 
 // Futures over Lance's own futures are deep types; the default limit is too low for them.
 #![recursion_limit = "512"]
 
+pub mod auth;
 pub mod catalog;
 pub mod cli;
 pub mod commit;

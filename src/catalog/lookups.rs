@@ -3,12 +3,17 @@
 //! A connection to SQLite is a thread of its own: waking it takes longer than finding a row. Those who
 //! ask while it is at work are answered by the next statement together.
 
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::readers::Readers;
 use super::{Session, Tx, failed, tables};
 use crate::error::{Error, Result};
 use crate::model::{Table, TableId};
+
+/// How many statements run at once: while the answers of one are sent, another is at work.
+const ASKING: usize = 2;
 
 /// Where those who ask wait for the next statement.
 #[derive(Clone)]
@@ -20,10 +25,13 @@ struct Lookup {
 }
 
 impl Lookups {
-    /// Starts a task that asks; it ends when the last handle is dropped.
-    pub(super) fn start(readers: Readers) -> Self {
+    /// Starts the tasks that ask; they end when the last handle is dropped.
+    pub(super) fn start(readers: &Readers) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(serve(readers, receiver));
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..ASKING {
+            tokio::spawn(serve(readers.clone(), receiver.clone()));
+        }
         Self(sender)
     }
 
@@ -36,9 +44,12 @@ impl Lookups {
     }
 }
 
-async fn serve(readers: Readers, mut receiver: mpsc::UnboundedReceiver<Lookup>) {
+async fn serve(readers: Readers, receiver: Arc<Mutex<mpsc::UnboundedReceiver<Lookup>>>) {
     let mut waiting = Vec::new();
-    while receiver.recv_many(&mut waiting, tables::MOST_AT_ONCE).await > 0 {
+    loop {
+        if receiver.lock().await.recv_many(&mut waiting, tables::MOST_AT_ONCE).await == 0 {
+            return;
+        }
         let ids: Vec<&TableId> = waiting.iter().map(|lookup| &lookup.id).collect();
         let found = async {
             let reader = readers.acquire().await;

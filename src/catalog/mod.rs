@@ -4,6 +4,7 @@
 //! microseconds, no `FOR UPDATE`), compiled once for each driver by [`run!`]. What cannot be the
 //! same lives in `dialect.rs`, named and explained.
 
+pub mod access;
 pub mod batches;
 pub mod claims;
 pub mod clones;
@@ -175,7 +176,7 @@ impl Catalog {
             Pools::Postgres(_) => 4,
         };
         let lookups = match &pools {
-            Pools::Sqlite { readers, .. } => Some(lookups::Lookups::start(readers.clone())),
+            Pools::Sqlite { readers, .. } => Some(lookups::Lookups::start(readers)),
             Pools::Postgres(_) => None,
         };
         Self { group: grouped::Group::start(&pools, writers), lookups, pools, background }

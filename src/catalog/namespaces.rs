@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json};
+use super::{
+    Tx, access, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json,
+};
 use crate::error::{Error, Result};
 use crate::model::{Caller, Name, Namespace, NamespaceId, Page, Properties};
 
@@ -110,6 +112,7 @@ pub async fn insert_namespace(
 /// gone already.
 pub async fn delete_namespace(tx: &mut Tx, namespace: &Namespace) -> Result<()> {
     const SQL: &str = "DELETE FROM namespaces WHERE namespace_id = $1";
+    access::namespace_moves(tx, namespace.key).await?;
     let deleted = run!(tx, |c| sqlx::query(SQL)
         .bind(namespace.key)
         .execute(c)

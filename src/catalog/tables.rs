@@ -1,9 +1,12 @@
 //! Tables: a name in a namespace, and where the dataset stands.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{
-    Tx, dialect, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json,
+    Tx, access, dialect, failed, from_json, is_foreign_key_violation, is_unique_violation, run,
+    to_json,
 };
 use crate::error::{Error, Result};
 use crate::model::{
@@ -80,7 +83,7 @@ pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
 }
 
 /// The most tables that are looked up by one statement.
-pub(super) const MOST_AT_ONCE: usize = 8;
+pub(super) const MOST_AT_ONCE: usize = 4;
 
 #[derive(sqlx::FromRow)]
 struct NumberedRow {
@@ -93,7 +96,7 @@ struct NumberedRow {
 pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Option<Table>>> {
     // What is not bound is NULL, which nothing is called. Joined in the order in which it is written.
     const SQL: &str = "WITH wanted (number, path, name) AS (VALUES (0, $1, $2), (1, $3, $4), \
-        (2, $5, $6), (3, $7, $8), (4, $9, $10), (5, $11, $12), (6, $13, $14), (7, $15, $16)) \
+        (2, $5, $6), (3, $7, $8)) \
         SELECT CAST(w.number AS BIGINT) AS number, t.table_id, n.path, t.name, t.location, t.state, \
         t.origin, t.properties FROM wanted w CROSS JOIN namespaces n CROSS JOIN tables t \
         WHERE n.path = w.path AND t.namespace_id = n.namespace_id AND t.name = w.name";
@@ -159,6 +162,27 @@ pub async fn list_tables(
         .fetch_all(c)
         .await)
     .map_err(|error| failed(error, "listing tables"))
+}
+
+/// Of the names of tables of a namespace, those that are shown.
+pub async fn keep_shown(
+    tx: &mut Tx,
+    namespace: &NamespaceId,
+    names: BTreeSet<String>,
+    shown: Shown,
+) -> Result<Vec<String>> {
+    if shown == Shown::All {
+        return Ok(names.into_iter().collect());
+    }
+    let mut kept = Vec::new();
+    for name in names {
+        let id = TableId { namespace: namespace.clone(), name: Name::new(name)? };
+        let found = find_table(tx, &id).await?;
+        if found.is_some_and(|table| table.state == TableState::Created) {
+            kept.push(id.name.to_string());
+        }
+    }
+    Ok(kept)
 }
 
 /// All tables within a namespace, however deep, in the order in which they were made, each with the
@@ -356,6 +380,7 @@ pub async fn rename_table(
 ) -> Result<()> {
     const SQL: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
         updated_at_us = $5 WHERE table_id = $1";
+    access::table_moves(tx, table.key).await?;
     let renamed = run!(tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .bind(namespace.key)
@@ -381,6 +406,7 @@ pub async fn rename_table(
 /// `TableNotFound` when it is gone meanwhile.
 pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
     const SQL: &str = "DELETE FROM tables WHERE table_id = $1";
+    access::table_moves(tx, table.key).await?;
     let deleted = run!(tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .execute(c)

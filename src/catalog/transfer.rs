@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// Every table of a catalog, each after those that it refers to, and what its rows are ordered by:
 /// a namespace comes after the one that it is in.
-const TABLES: [(&str, &str); 15] = [
+const TABLES: [(&str, &str); 19] = [
     ("namespaces", "path"),
     ("tables", "table_id"),
     ("table_versions", "table_id, branch, version"),
@@ -28,6 +28,10 @@ const TABLES: [(&str, &str); 15] = [
     ("clones", "table_id"),
     ("batches", "batch_id"),
     ("batch_versions", "table_id, branch"),
+    ("access_epoch", "id"),
+    ("api_keys", "key_id"),
+    ("namespace_grants", "principal, namespace_id"),
+    ("table_grants", "principal, table_id"),
 ];
 /// How many rows go in one statement: SQLite takes 32 766 values in one, and no table has as many as
 /// thirty columns.

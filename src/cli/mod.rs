@@ -2,7 +2,9 @@
 
 mod doctor;
 mod gc;
+mod grant;
 mod health;
+mod key;
 mod migrate;
 mod openapi;
 mod serve;
@@ -12,8 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::auth::Keeper;
+use crate::catalog::Catalog;
 use crate::config::{Overrides, Settings};
 use crate::error::{Error, Result};
+use crate::model::Clock;
 use crate::telemetry;
 
 /// A REST catalog and commit server for Lance tables.
@@ -34,6 +39,10 @@ enum Command {
     Gc(gc::Gc),
     /// Compare catalog and storage, say what does not fit together, and mend it with --repair
     Doctor(doctor::Doctor),
+    /// Make, list, replace and take away API keys
+    Key(key::Key),
+    /// Say who has which role on what
+    Grant(grant::Grant),
     /// Ask a running server whether it is well, and say so by the exit status
     Health(health::Health),
     /// Print the OpenAPI document of what is served
@@ -49,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Migrate(migrate) => migrate::run(&migrate).map(|()| ExitCode::SUCCESS),
         Command::Gc(gc) => gc::run(&gc),
         Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Key(key) => key::run(key).map(|()| ExitCode::SUCCESS),
+        Command::Grant(grant) => grant::run(grant).map(|()| ExitCode::SUCCESS),
         Command::Health(health) => health::run(&health).map(|()| ExitCode::SUCCESS),
         Command::Openapi => openapi::run().map(|()| ExitCode::SUCCESS),
     };
@@ -81,6 +92,21 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .map_err(|error| Error::internal("starting the runtime", error))?
         .block_on(work)
+}
+
+/// Who is recorded for what the command line changes.
+const OPERATOR: &str = "operator";
+
+/// Works on the keys and grants of the catalog, which has to be there.
+async fn with_keeper<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(Keeper<'_>) -> Result<T>,
+) -> Result<T> {
+    let catalog = Catalog::open_existing(&settings.database).await?;
+    let keeper = Keeper { catalog: &catalog, by: OPERATOR, now_us: Clock::system().now_us() };
+    let done = work(keeper).await;
+    catalog.close().await;
+    done
 }
 
 /// Prints a line. A reader that hung up, as `head` does, does not stop the work.

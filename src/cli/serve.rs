@@ -4,6 +4,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{block_on, settings};
+use crate::auth::FIRST_ADMIN;
 use crate::config::Overrides;
 use crate::error::{Error, Result};
 use crate::server;
@@ -29,7 +30,13 @@ pub(super) fn run(serve: &Serve) -> Result<()> {
             without_password(&settings.database),
             settings.storage_root
         );
-        server::run_announced(settings, listener, stop, || println!("{line}")).await
+        let ready = |first_key: Option<&str>| {
+            if let Some(key) = first_key {
+                println!("the first API key, for '{FIRST_ADMIN}', is shown this once: {key}");
+            }
+            println!("{line}");
+        };
+        server::run_announced(settings, listener, stop, ready).await
     })
 }
 

@@ -82,19 +82,22 @@ impl Engine {
         }
     }
 
+    /// The table that is to be cloned.
+    ///
+    /// # Errors
+    /// As of [`Self::clone_table`].
+    pub async fn clone_source(&self, source: &CloneSource<'_>) -> Result<TableId> {
+        self.find_source(source).await.map(|(table, _)| table.id)
+    }
+
     async fn find_source(&self, source: &CloneSource<'_>) -> Result<(Table, Option<u64>)> {
-        let unknown = || {
-            Error::invalid_input(
-                "source_location is not the location of a table here; describe tells it",
-            )
-        };
         let location = self.lake.locations().check(source.location)?;
         let found = {
             let mut tx = self.catalog.read().await?;
             tables::find_table_at(&mut tx, location.as_str()).await?
         };
         let table = found.filter(|table| source.within.holds(&table.id.namespace));
-        let table = table.ok_or_else(unknown)?;
+        let table = table.ok_or_else(CloneSource::unknown)?;
         match (source.version, source.tag) {
             (Some(_), Some(_)) => {
                 Err(Error::invalid_input("give source_version or source_tag, not both"))
@@ -140,5 +143,14 @@ pub(super) async fn ensure_not_cloned(tx: &mut Tx, table: &Table) -> Result<()> 
             "'{}' cannot be dropped: '{clone}' is a shallow clone of it, and reads its files",
             table.id
         ))),
+    }
+}
+
+impl CloneSource<'_> {
+    /// What is said of a location of no table that the caller can name.
+    pub fn unknown() -> Error {
+        Error::invalid_input(
+            "source_location is not the location of a table here; describe tells it",
+        )
     }
 }

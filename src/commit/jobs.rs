@@ -97,12 +97,16 @@ impl Engine {
         Ok((found, next))
     }
 
-    /// A job, if it is on a table within the namespace.
-    pub async fn find_job(&self, within: &NamespaceId, key: Uuid) -> Result<Option<Job>> {
+    /// A job and its table, if that is within the namespace.
+    pub async fn find_job(
+        &self,
+        within: &NamespaceId,
+        key: Uuid,
+    ) -> Result<Option<(Job, TableId)>> {
         let mut tx = self.catalog.read().await?;
         let Some(job) = jobs::find_job(&mut tx, key).await? else { return Ok(None) };
         let table = tables::find_table_by_key(&mut tx, job.table_key).await?;
-        Ok(table.filter(|table| within.holds(&table.id.namespace)).map(|_| job))
+        Ok(table.filter(|table| within.holds(&table.id.namespace)).map(|table| (job, table.id)))
     }
 
     /// Cancels a job: what it has not put by now it will not put. Answers whether it was not over.

@@ -4,9 +4,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
+use crate::catalog::access::{self, Granted};
 use crate::catalog::{namespaces, removals, tables};
 use crate::error::{Error, Result};
-use crate::model::{Caller, NamespaceId, Properties, Table};
+use crate::model::{Caller, NamespaceId, Properties, Role, Table};
 
 /// The property of a namespace that names the storage profile of its tables, and of those below it.
 pub(super) const STORAGE_PROFILE: &str = "storage_profile";
@@ -109,6 +110,11 @@ impl Engine {
                 return Ok(namespaces::get_namespace(&mut tx, id).await?.properties);
             }
             other => other?,
+        }
+        if caller.owns() {
+            let made = namespaces::get_namespace(&mut tx, id).await?;
+            let (by, on) = (caller.name(), Granted::Namespace(&made));
+            access::put_grant(&mut tx, by, &on, Role::Manager, by, self.now_us()).await?;
         }
         tx.commit().await?;
         self.remove_folders(&dropped).await;

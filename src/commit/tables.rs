@@ -7,12 +7,13 @@ use super::arbiter::standing_versions;
 use super::clones::ensure_not_cloned;
 use super::namespaces::STORAGE_PROFILE;
 use super::{Engine, location_of};
+use crate::catalog::access::{self, Granted};
 use crate::catalog::tables::NewTable;
 use crate::catalog::{Tx, claims, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
 use crate::model::{
-    Branch, Caller, Namespace, NamespaceId, Origin, Properties, Table, TableId, TableState,
+    Branch, Caller, Namespace, NamespaceId, Origin, Properties, Role, Table, TableId, TableState,
 };
 
 /// Where a new table is to stand.
@@ -307,7 +308,13 @@ impl Engine {
             origin: table.origin,
             properties: &table.properties,
         };
-        tables::insert_table(tx, namespace, &table.id, new, caller, self.now_us()).await
+        let now_us = self.now_us();
+        tables::insert_table(tx, namespace, &table.id, new, caller, now_us).await?;
+        if !caller.owns() {
+            return Ok(());
+        }
+        let (by, on) = (caller.name(), Granted::Table(table));
+        access::put_grant(tx, by, &on, Role::Manager, by, now_us).await
     }
 }
 

@@ -26,6 +26,8 @@
 //! | `--max-connections` | `TILTYARD_MAX_CONNECTIONS` | `max_connections` |
 //! | `--tls-certificate` | `TILTYARD_TLS_CERTIFICATE` | `tls_certificate` |
 //! | `--tls-key` | `TILTYARD_TLS_KEY` | `tls_key` |
+//! | `--auth` | `TILTYARD_AUTH` | `auth` |
+//! | `--insecure` | `TILTYARD_INSECURE` | `insecure` |
 //! | `--grace` | `TILTYARD_GRACE` | `grace` |
 //! | `--log-format` | `TILTYARD_LOG_FORMAT` | `log_format` |
 //! | `--log` | `TILTYARD_LOG` | `log` |
@@ -95,6 +97,10 @@ pub struct Settings {
     pub tls_certificate: Option<PathBuf>,
     /// The PEM file of its private key.
     pub tls_key: Option<PathBuf>,
+    /// Whether callers have to say who they are, and may do only what they were granted.
+    pub auth: bool,
+    /// Whether everybody who reaches an address other than this machine's own may do everything.
+    pub insecure: bool,
     /// How long running requests may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
@@ -131,6 +137,8 @@ impl Default for Settings {
             max_connections: 20,
             tls_certificate: None,
             tls_key: None,
+            auth: false,
+            insecure: false,
             grace: Duration::from_secs(30),
             log_format: LogFormat::Text,
             log: "info,lance=warn".into(),
@@ -341,6 +349,30 @@ pub struct Overrides {
     #[arg(long, env = "TILTYARD_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+
+    /// Make callers say who they are, by an API key, and allow what they were granted
+    #[arg(
+        long,
+        env = "TILTYARD_AUTH",
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<bool>,
+
+    /// Listen on other than this machine's own address without --auth: whoever reaches it may do all
+    #[arg(
+        long,
+        env = "TILTYARD_INSECURE",
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
 
     /// How long running requests may go on after SIGTERM [default: 30s]
     #[arg(long, env = "TILTYARD_GRACE", value_name = "TIME", value_parser = duration)]

@@ -15,6 +15,9 @@ use crate::error::Error;
 /// How long a caller should wait before it tries again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// How a caller may say who they are.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
 /// The spec's error body. A refused commit adds the last three fields.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorResponse {
@@ -102,6 +105,8 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
         Error::InvalidInput(_) => (StatusCode::BAD_REQUEST, 13),
         Error::ConcurrentModification(conflict) if conflict.retryable => (StatusCode::CONFLICT, 14),
         Error::ConcurrentModification(_) => (stands, 14),
+        Error::PermissionDenied(_) => (StatusCode::FORBIDDEN, 15),
+        Error::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, 16),
         Error::ServiceUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, 17),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, 18),
         Error::InvalidTableState(_) => (stands, 19),
@@ -149,6 +154,9 @@ pub(super) fn render(response: Response, path: &str) -> Response {
         index,
     };
     let mut rendered = (status, Json(body)).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        rendered.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
+    }
     if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
         rendered.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
@@ -198,6 +206,8 @@ impl IntoResponses for ApiError {
     fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
         let kinds = [
             ("400", "The request is wrong; the sentence says what to change"),
+            ("401", "The caller does not say who they are, or cannot show it"),
+            ("403", "The caller may not do this"),
             ("404", "Something that the request names is not there"),
             ("406", "This operation, or this form of it, is not served"),
             ("409", "What is there, or what others did meanwhile, stands against it"),

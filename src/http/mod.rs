@@ -1,6 +1,7 @@
 //! The REST surface. This file is the table of contents: every operation, in the order of the
 //! spec, then ours.
 
+mod access;
 mod admission;
 pub mod arrow;
 mod body;
@@ -28,6 +29,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::auth::Access;
 use crate::catalog::Catalog;
 use crate::commit::{Behavior, Engine, Home, IfMissing};
 use crate::error::{Error, Result};
@@ -51,6 +53,7 @@ pub struct Services {
     pub catalog: Catalog,
     pub lake: Lake,
     pub engine: Engine,
+    pub access: Access,
     pub limits: Limits,
     pub admission: Admission,
     pub unknown_databases: UnknownDatabases,
@@ -199,6 +202,14 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(many::commit_tables))
         .routes(routes!(uploads::list_uploads))
         .routes(routes!(uploads::abort_upload))
+        .routes(routes!(access::keys::create_api_key))
+        .routes(routes!(access::keys::list_api_keys))
+        .routes(routes!(access::keys::rotate_api_key))
+        .routes(routes!(access::keys::delete_api_key))
+        .routes(routes!(access::grants::create_grant))
+        .routes(routes!(access::grants::delete_grant))
+        .routes(routes!(access::grants::list_grants))
+        .routes(routes!(access::grants::who_am_i))
         .routes(routes!(health::get_capabilities))
         .routes(routes!(health::get_healthz))
         .routes(routes!(health::get_readyz))
@@ -300,6 +311,7 @@ pub fn router(state: AppState, client_timeout: Duration) -> Router {
         .merge(lancedb_operations(&state))
         .layer(from_fn_with_state(state.clone(), once::take_effect_once))
         .layer(from_fn_with_state(state.clone(), middleware::unless_gone))
+        .layer(from_fn_with_state(state.clone(), access::decide))
         .layer(from_fn_with_state(state.clone(), admission::admit))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))

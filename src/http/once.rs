@@ -38,11 +38,13 @@ enum Takes {
     Stream,
     /// The operation's own handler takes it.
     Itself,
+    /// Nobody: the answer is secret, and kept nowhere.
+    Nobody,
 }
 
 /// Every operation that changes something, by its path; what is read under the same path with GET is
 /// not meant.
-const WRITES: [(&str, Takes); 63] = [
+const WRITES: [(&str, Takes); 68] = [
     ("/v1/namespace/{id}/create", Takes::Body),
     ("/v1/namespace/{id}/drop", Takes::Body),
     ("/v1/table/{id}/register", Takes::Body),
@@ -82,6 +84,11 @@ const WRITES: [(&str, Takes); 63] = [
     ("/v1/table/{id}/commit", Takes::Itself),
     ("/v1/commit", Takes::Itself),
     ("/v1/table/{id}/uploads/{upload_id}", Takes::Body),
+    ("/v1/access/keys/create", Takes::Nobody),
+    ("/v1/access/keys/{key_id}/rotate", Takes::Nobody),
+    ("/v1/access/keys/{key_id}", Takes::Body),
+    ("/v1/access/grants/create", Takes::Body),
+    ("/v1/access/grants/delete", Takes::Body),
     // What LanceDB's clients ask for.
     ("/v1/table/{id}/create/", Takes::Stream),
     ("/v1/table/{id}/insert/", Takes::Stream),
@@ -116,7 +123,7 @@ fn takes(path: &str) -> Option<Takes> {
 /// Says in the document which operations take a key.
 pub(super) fn document_keys(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        if takes(path).is_none() {
+        if takes(path).is_none_or(|takes| takes == Takes::Nobody) {
             continue;
         }
         for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
@@ -166,6 +173,10 @@ pub(super) async fn take_effect_once(
         _ => return next.run(request).await,
     };
     let key = match idempotency_key(request.headers()) {
+        Ok(Some(_)) if takes == Takes::Nobody => {
+            let refused = "this takes no Idempotency-Key: what it answers is kept nowhere";
+            return ApiError::from(Error::invalid_input(refused)).into_response();
+        }
         Ok(Some(key)) => key.to_owned(),
         Ok(None) => return next.run(request).await,
         Err(error) => return ApiError::from(error).into_response(),

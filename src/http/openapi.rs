@@ -1,6 +1,7 @@
 //! The root of the OpenAPI document, and the types that several operations share.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -26,6 +27,7 @@ use super::error::ErrorResponse;
         (name = "Transaction", description = "What was committed, and work that takes long"),
         (name = "Index", description = "What makes finding rows quick"),
         (name = "Distributed write", description = "Fragments in, one commit at the end"),
+        (name = "Access", description = "Who calls, and what they may do"),
         (name = "Server", description = "The server itself")
     ),
     components(schemas(ErrorResponse, JsonArrowField, JsonArrowDataType))
@@ -69,10 +71,17 @@ fn has_required(schemas: &BTreeMap<String, RefOr<Schema>>, schema: &RefOr<Schema
 pub type Context = BTreeMap<String, String>;
 
 /// Credentials of the caller. Headers (`x-api-key`, `Authorization`) win over it.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 pub struct Identity {
     pub api_key: Option<String>,
     pub auth_token: Option<String>,
+}
+
+/// What is secret is not for logs.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
 }
 
 /// A structure inside a body. serde also takes an array for one, field by field; the document does

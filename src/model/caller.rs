@@ -8,6 +8,10 @@ use super::{Mark, StreamKey};
 #[derive(Debug, Clone)]
 pub struct Caller {
     name: String,
+    /// Whose grants are the caller's too.
+    groups: Arc<[String]>,
+    /// Whether it gets a role of its own on what it makes.
+    owns: bool,
     key: Option<StreamKey>,
     mark: Option<Arc<Mark>>,
     patience: Option<Duration>,
@@ -26,7 +30,33 @@ impl Caller {
 
     /// A caller whose name was recorded.
     pub fn from_stored(name: impl Into<String>) -> Self {
-        Self { name: name.into(), key: None, mark: None, patience: None }
+        let groups = Arc::default();
+        Self { name: name.into(), groups, owns: false, key: None, mark: None, patience: None }
+    }
+
+    /// A caller who said who they are, and who belongs to these groups.
+    pub fn known(name: String, groups: Vec<String>) -> Self {
+        Self { groups: groups.into(), owns: true, ..Self::from_stored(name) }
+    }
+
+    /// The same, who has the role that others get on what they make from above.
+    pub fn without_need_to_own(self) -> Self {
+        Self { owns: false, ..self }
+    }
+
+    /// Whether it gets a role of its own on what it makes.
+    pub fn owns(&self) -> bool {
+        self.owns
+    }
+
+    /// Those whose grants hold for it, itself first.
+    pub fn principals(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.groups.iter().map(String::as_str))
+    }
+
+    /// Whether what is granted to a principal holds for it.
+    pub fn is(&self, principal: &str) -> bool {
+        self.principals().any(|one| one == principal)
     }
 
     /// The same, with a request whose key is taken when its body has come.

@@ -1,5 +1,6 @@
 //! The nouns: validated, without I/O.
 
+mod access;
 mod branch;
 mod caller;
 mod clock;
@@ -13,6 +14,7 @@ mod table;
 mod upload;
 mod view;
 
+pub use access::{ApiKey, Grant, Object, Role, check_principal};
 pub use branch::Branch;
 pub use caller::Caller;
 pub use clock::Clock;

@@ -82,6 +82,13 @@ impl Page {
         i64::from(self.limit) + 1
     }
 
+    /// Of all names that there are, in order, those that a catalog would answer.
+    pub fn of(&self, names: impl IntoIterator<Item = String>) -> Vec<String> {
+        let after = self.after.as_deref().unwrap_or("");
+        let names = names.into_iter().filter(|name| name.as_str() > after);
+        names.take(self.limit as usize + 1).collect()
+    }
+
     /// Cuts `rows` to the limit and gives the token of the next page, if there is one.
     pub fn finish<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> String) -> Option<String> {
         let limit = self.limit as usize;

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{Access, Keeper};
 use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
 use crate::config::{CommitArbiter, Settings, StorageProfile};
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::http::{Admission, AppState, Limits, Services, UnknownDatabases, router};
 use crate::jobs;
 use crate::lake::{Lake, Place, WrappingObjectStore};
-use crate::model::Clock;
+use crate::model::{Caller, Clock};
 use crate::telemetry::meters;
 
 /// Begins the value of a storage option that a variable of the environment holds.
@@ -49,10 +50,11 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    run_announced(settings, listener, shutdown, || {}).await
+    run_announced(settings, listener, shutdown, |_| {}).await
 }
 
-/// As [`run`], and says so with `ready` once nothing can keep it from serving any more.
+/// As [`run`], and says so with `ready` once nothing can keep it from serving any more. It is handed
+/// the first API key of a new catalog, which nobody can be told again.
 ///
 /// # Errors
 /// As [`run`].
@@ -60,7 +62,7 @@ pub async fn run_announced(
     settings: Settings,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Option<&str>),
 ) -> Result<()> {
     run_with(Parts::default(), settings, listener, shutdown, ready).await
 }
@@ -74,8 +76,9 @@ pub async fn run_with(
     settings: Settings,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Option<&str>),
 ) -> Result<()> {
+    ensure_safe(&settings, &listener)?;
     meters::install()?;
     let tls = match (&settings.tls_certificate, &settings.tls_key) {
         (Some(certificate), Some(key)) => Some(listen::Tls::open(certificate, key).await?),
@@ -83,12 +86,23 @@ pub async fn run_with(
         _ => return Err(Error::invalid_input("TLS takes both a certificate and its key")),
     };
     let state = build(parts, &settings).await?;
-    ready();
+    ready(first_key(&state).await?.as_deref());
     let stop = CancellationToken::new();
     // Jobs, and writes whose clients hung up.
     let work = state.work.clone();
     jobs::start(state.engine.in_background(), settings.gc_interval, stop.clone(), &work);
     let (catalog, engine) = (state.catalog.clone(), state.engine.clone());
+    let access = state.access.clone();
+    let stopped = stop.clone();
+    work.spawn(async move {
+        tokio::select! {
+            () = access.note_use() => {}
+            () = stopped.cancelled() => {
+                // What was used since is noted at the next use if this fails.
+                let _ = access.note_use_now().await;
+            }
+        }
+    });
 
     let (draining, handle) = (stop.clone(), Handle::new());
     let router = router(state, settings.client_timeout);
@@ -126,12 +140,40 @@ pub async fn run_with(
     served.map_err(|error| Error::internal("serving", error))
 }
 
+/// # Errors
+/// `InvalidInput` where everybody could do everything from elsewhere, and nobody said so.
+fn ensure_safe(settings: &Settings, listener: &TcpListener) -> Result<()> {
+    let address =
+        listener.local_addr().map_err(|error| Error::internal("reading the address", error))?;
+    if settings.auth || settings.insecure || address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "whoever reaches {address} could do everything: let callers say who they are with --auth, \
+         or say --insecure if that is meant"
+    )))
+}
+
+/// The first key of a catalog that nobody has a grant on.
+async fn first_key(state: &AppState) -> Result<Option<String>> {
+    if !state.access.is_guarded() {
+        return Ok(None);
+    }
+    let (catalog, server) = (&state.catalog, Caller::server());
+    let keeper = Keeper { catalog, by: server.name(), now_us: state.engine.now_us() };
+    keeper.bootstrap().await
+}
+
 async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
     let catalog = Catalog::open(&settings.database, settings.max_connections).await?;
     match settings.migrate {
         true => catalog.migrate().await?,
         false => catalog.ensure_current().await?,
     }
+    let access = match settings.auth {
+        true => Access::guarded(catalog.clone(), parts.clock.clone()).await?,
+        false => Access::open(),
+    };
     let work = TaskTracker::new();
     let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
     engine.prepare_catalog().await?;
@@ -147,6 +189,7 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
         catalog,
         lake,
         engine,
+        access,
         limits,
         admission,
         unknown_databases,

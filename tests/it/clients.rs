@@ -9,8 +9,9 @@ async fn check(script: &str, backend: Backend) {
 
 fn check_on(script: &str, server: Option<TestServer>) {
     let (Some(interpreter), Some(server)) = (interpreter(script), server) else { return };
+    let arguments: Vec<&str> = [server.base()].into_iter().chain(server.key()).collect();
     let script = format!("clients/{script}");
-    let run = || run(&interpreter, &script, &[server.base()], server.home());
+    let run = || run(&interpreter, &script, &arguments, server.home());
     tokio::task::block_in_place(run);
 }
 
@@ -44,6 +45,21 @@ on_both!(managed_versioning);
 on_both!(namespace_python);
 on_both!(namespace_rest);
 on_both!(write_lance);
+
+/// On servers to which clients say who they are.
+mod logging_in {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sqlite() {
+        check_on("logging_in.py", TestServer::guarded(Backend::Sqlite).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres() {
+        check_on("logging_in.py", TestServer::guarded(Backend::Postgres).await);
+    }
+}
 
 /// Some of them on two servers behind a proxy.
 mod on_replicas {

@@ -12,6 +12,7 @@
 #[macro_use]
 mod support;
 
+mod access;
 mod adoption;
 mod alter;
 mod arrow_bodies;

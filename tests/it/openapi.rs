@@ -12,7 +12,7 @@ const JSON: &str = "application/json";
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 /// Operations beyond the spec.
-const OUR_OPERATIONS: [&str; 13] = [
+const OUR_OPERATIONS: [&str; 21] = [
     "UploadFragments",
     "ListFragments",
     "ReadFragment",
@@ -21,6 +21,14 @@ const OUR_OPERATIONS: [&str; 13] = [
     "CommitTables",
     "ListUploads",
     "AbortUpload",
+    "CreateApiKey",
+    "ListApiKeys",
+    "RotateApiKey",
+    "DeleteApiKey",
+    "CreateGrant",
+    "DeleteGrant",
+    "ListGrants",
+    "WhoAmI",
     "GetHealthz",
     "GetReadyz",
     "GetMetrics",

@@ -15,7 +15,7 @@ use crate::http::extract::{CommitBytes, Database};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::once::idempotency_key;
 use crate::http::openapi::{Context, Identity, object, objects};
-use crate::model::{Branch, Caller, TableId};
+use crate::model::{Branch, Caller, Object, Role, TableId};
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CommitTablesRequest {
@@ -99,6 +99,11 @@ pub async fn commit_tables(
 ) -> ApiResult<Reply<CommitTablesResponse>> {
     let request: CommitTablesRequest = parse_commit(body.clone()).await?;
     let commits = request.into_commits(&database)?;
+    for (index, commit) in commits.iter().enumerate() {
+        let table = Object::Table(commit.id.clone());
+        let allowed = state.access.require(&caller, Role::Writer, &table).await;
+        allowed.map_err(|error| Error::of_entry(index, error))?;
+    }
     let route = format!("CommitTables {:?}", database.namespace());
     let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &body));
     let committed = finish_even_if_the_client_leaves(&state.work.clone(), async move {

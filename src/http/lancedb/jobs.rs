@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Database, Json};
-use crate::model::{Caller, Job, JobState, Page, PageScope};
+use crate::model::{Caller, Job, JobState, Object, Page, PageScope, Role, TableId};
 
 /// The states that these clients know.
 fn word(state: JobState) -> &'static str {
@@ -48,7 +48,7 @@ pub(in crate::http) struct ListJobsResponse {
 /// Lists the jobs on the tables of the database, the newest first.
 pub(in crate::http) async fn list_jobs(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     database: Database,
     Json(request): Json<ListJobsRequest>,
 ) -> ApiResult<Reply<ListJobsResponse>> {
@@ -56,7 +56,10 @@ pub(in crate::http) async fn list_jobs(
     let scope = PageScope::new("jobs", &within.to_stored());
     let page = Page::new(scope, request.limit, request.page_token.as_deref())?;
     let (found, page_token) = state.engine.list_jobs(&within, &page).await?;
-    let jobs = found.into_iter().map(|(job, table)| JobEntry {
+    let tables: Vec<&TableId> = found.iter().map(|(_, table)| table).collect();
+    let sees = state.access.sees_tables(&caller, &tables).await?;
+    let seen = found.into_iter().zip(sees).filter(|(_, sees)| *sees).map(|(found, _)| found);
+    let jobs = seen.map(|(job, table)| JobEntry {
         job_id: job.key,
         table: database.shown(table.to_list()).join("$"),
         job_type: job.kind.as_str(),
@@ -72,12 +75,23 @@ pub(in crate::http) struct JobRequest {
 }
 
 impl JobRequest {
-    /// The job, if it is on a table of the database.
-    async fn find(&self, state: &AppState, database: &Database) -> Result<Job> {
+    /// The job, if it is on a table of the database on which the caller has a role.
+    async fn find(
+        &self,
+        state: &AppState,
+        caller: &Caller,
+        role: Role,
+        database: &Database,
+    ) -> Result<Job> {
         let unknown = || Error::TransactionNotFound(self.job_id.chars().take(64).collect());
         let key = Uuid::parse_str(&self.job_id).map_err(|_| unknown())?;
         let within = database.namespace().unwrap_or_default();
-        state.engine.find_job(&within, key).await?.ok_or_else(unknown)
+        let (job, table) = state.engine.find_job(&within, key).await?.ok_or_else(unknown)?;
+        match state.access.require(caller, role, &Object::Table(table)).await {
+            Ok(()) => Ok(job),
+            Err(Error::TableNotFound(_)) => Err(unknown()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -132,11 +146,11 @@ impl From<Job> for DescribeJobResponse {
 /// Tells how a job goes on.
 pub(in crate::http) async fn describe_job(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     database: Database,
     Json(request): Json<JobRequest>,
 ) -> ApiResult<Reply<DescribeJobResponse>> {
-    Ok(Reply(request.find(&state, &database).await?.into()))
+    Ok(Reply(request.find(&state, &caller, Role::Reader, &database).await?.into()))
 }
 
 #[derive(Serialize)]
@@ -151,7 +165,7 @@ pub(in crate::http) async fn cancel_job(
     database: Database,
     Json(request): Json<JobRequest>,
 ) -> ApiResult<Reply<CancelJobResponse>> {
-    let job = request.find(&state, &database).await?;
+    let job = request.find(&state, &caller, Role::Writer, &database).await?;
     state.engine.cancel_job(&job, &caller).await?;
     Ok(Reply(CancelJobResponse { job_id: job.key }))
 }

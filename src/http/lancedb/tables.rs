@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::At;
 use super::data::Version;
+use crate::auth::Seen;
 use crate::catalog::namespaces as namespace_rows;
 use crate::catalog::tables::{self as rows, Shown};
 use crate::commit::CloneSource;
@@ -17,9 +18,9 @@ use crate::http::extract::{Database, Json, Query, TablePath};
 use crate::http::namespace::data::finish_even_if_the_client_leaves;
 use crate::http::namespace::namespaces::PageQuery;
 use crate::http::namespace::stats::GetTableStatsResponse;
-use crate::http::namespace::tables::{TableBasicStats, get_table_on};
+use crate::http::namespace::tables::{TableBasicStats, get_table_on, may_move};
 use crate::lake::{Depth, Location, Snapshot, logical_schema};
-use crate::model::{Caller, Name, NamespaceId, Page, PageScope, Properties, TableId};
+use crate::model::{Caller, Name, NamespaceId, Object, Page, PageScope, Properties, Role, TableId};
 
 /// The longest table name of these clients, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -52,19 +53,23 @@ pub(in crate::http) struct ListTablesResponse {
 /// the name after which to go on.
 pub(in crate::http) async fn list_tables(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     database: Database,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListTablesResponse>> {
     let id = database.namespace().unwrap_or_default();
     let mut page = Page::new(PageScope::new("tables", ""), query.limit, None)?;
     page.after = query.page_token;
+    let seen = state.access.seen_in(&caller, &id).await?;
     let mut tx = state.catalog.read().await?;
     let Some(namespace) = namespace_rows::find_namespace(&mut tx, &id).await? else {
         state.unless_unknown(&database, &id)?;
         return Ok(Reply(ListTablesResponse { tables: Vec::new(), page_token: None }));
     };
-    let mut tables = rows::list_tables(&mut tx, namespace.key, Shown::All, &page).await?;
+    let mut tables = match seen {
+        Seen::All => rows::list_tables(&mut tx, namespace.key, Shown::All, &page).await?,
+        Seen::Only { tables, .. } => page.of(tables),
+    };
     let more = page.finish(&mut tables, Clone::clone).is_some();
     let page_token = tables.last().filter(|_| more).cloned();
     tables.retain(|name| is_nameable(name));
@@ -157,6 +162,11 @@ pub(in crate::http) async fn clone_table(
             version: request.source_version,
             tag: request.source_tag.as_deref(),
         };
+        let cloned = Object::Table(state.engine.clone_source(&source).await?);
+        match state.access.require(&caller, Role::Reader, &cloned).await {
+            Err(Error::TableNotFound(_)) => return Err(CloneSource::unknown()),
+            allowed => allowed?,
+        }
         let home = state.home_in(&database, &id);
         state.engine.clone_table(&id, home, &source, depth, &caller).await
     })
@@ -184,6 +194,7 @@ pub(in crate::http) async fn rename_table(
     };
     let new_id = TableId { namespace, name: Name::new(request.new_table_name)? };
     check_nameable(&new_id)?;
+    may_move(&state, &caller, &id, &new_id).await?;
     state.engine.rename_table(&id, &new_id, &caller).await?;
     Ok(Reply(Value::Object(serde_json::Map::new())))
 }

@@ -19,11 +19,11 @@ use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Database, DelimiterParam, Json};
 use crate::http::openapi::{Context, Identity, object, objects};
-use crate::model::{Branch, Caller, Table, TableId};
+use crate::model::{Branch, Caller, Object, Role, Table, TableId};
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct BatchCreateTableVersionsRequest {
-    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[allow(dead_code, reason = "`access` reads it, where no header says who calls")]
     #[serde(default, deserialize_with = "object")]
     identity: Option<Identity>,
     #[allow(dead_code, reason = "nothing in it is used yet")]
@@ -58,11 +58,11 @@ pub async fn batch_create_table_versions(
     let changes = async {
         let mut changes = Vec::new();
         for entry in request.entries {
-            changes.push(creation(&state, &database, entry).await?);
+            changes.push(creation(&state, &caller, &database, entry).await?);
         }
         Ok(changes)
     };
-    let (batch, done) = commit(&state, changes, caller).await?;
+    let (batch, done) = commit(&state, changes, &caller).await?;
     let versions = done.into_iter().filter_map(|changed| match changed {
         TableChanged::Created(version) => Some(version.into()),
         _ => None,
@@ -88,7 +88,12 @@ pub struct CommitTableOperation {
 }
 
 impl CommitTableOperation {
-    async fn into_change(self, state: &AppState, database: &Database) -> Result<TableChange> {
+    async fn into_change(
+        self,
+        state: &AppState,
+        caller: &Caller,
+        database: &Database,
+    ) -> Result<TableChange> {
         let given = (
             self.declare_table,
             self.create_table_version,
@@ -99,18 +104,20 @@ impl CommitTableOperation {
             (Some(request), None, None, None) => {
                 let (id, location, properties) = request.into_parts();
                 let id = database.holds_table(TableId::from_list(&needed(id)?)?);
+                let there = Object::Namespace(id.namespace.clone());
+                state.access.require(caller, Role::Writer, &there).await?;
                 Ok(TableChange::Declare { id, location, properties })
             }
-            (None, Some(request), None, None) => creation(state, database, request).await,
+            (None, Some(request), None, None) => creation(state, caller, database, request).await,
             (None, None, Some(request), None) => {
                 let (about, ranges) = request.into_parts()?;
-                let table = named(state, database, about).await?;
+                let table = named(state, caller, Role::Manager, database, about).await?;
                 let table = state.engine.on_branch(table.clone(), table.branch).await?;
                 Ok(TableChange::DeleteVersions { table, ranges })
             }
             (None, None, None, Some(request)) => {
                 let about = Addressed { id: request.into_id(), branch: None };
-                let table = named(state, database, about).await?;
+                let table = named(state, caller, Role::Manager, database, about).await?;
                 Ok(TableChange::Deregister { table })
             }
             _ => Err(Error::invalid_input(
@@ -123,7 +130,7 @@ impl CommitTableOperation {
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct BatchCommitTablesRequest {
-    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[allow(dead_code, reason = "`access` reads it, where no header says who calls")]
     #[serde(default, deserialize_with = "object")]
     identity: Option<Identity>,
     #[allow(dead_code, reason = "nothing in it is used yet")]
@@ -170,11 +177,11 @@ pub async fn batch_commit_tables(
     let changes = async {
         let mut changes = Vec::new();
         for operation in request.operations {
-            changes.push(operation.into_change(&state, &database).await?);
+            changes.push(operation.into_change(&state, &caller, &database).await?);
         }
         Ok(changes)
     };
-    let (batch, done) = commit(&state, changes, caller).await?;
+    let (batch, done) = commit(&state, changes, &caller).await?;
     let transaction_id = batch.to_string();
     let results = done.into_iter().map(|changed| result(&state, &database, changed)).collect();
     Ok(Reply(BatchCommitTablesResponse { context: None, transaction_id, results }))
@@ -194,13 +201,14 @@ fn check_number(changes: usize) -> Result<()> {
 async fn commit(
     state: &AppState,
     changes: impl Future<Output = Result<Vec<TableChange>>>,
-    caller: Caller,
+    caller: &Caller,
 ) -> Result<(Uuid, Vec<TableChanged>)> {
     let engine = state.engine.clone();
-    if let Some(done) = engine.batch_before(&caller).await? {
+    if let Some(done) = engine.batch_before(caller).await? {
         return Ok(done);
     }
     let changes = changes.await?;
+    let caller = caller.clone();
     finish_even_if_the_client_leaves(&state.work.clone(), async move {
         engine.commit_batch(changes, &caller).await
     })
@@ -229,16 +237,25 @@ fn result(state: &AppState, database: &Database, changed: TableChanged) -> Commi
 /// A staged version, of a table that the request names. Its branch may begin with it.
 async fn creation(
     state: &AppState,
+    caller: &Caller,
     database: &Database,
     request: CreateTableVersionRequest,
 ) -> Result<TableChange> {
     let (about, claim, metadata) = request.into_parts()?;
-    let table = named(state, database, about).await?;
+    let table = named(state, caller, Role::Writer, database, about).await?;
     Ok(TableChange::CreateVersion { table, claim, metadata })
 }
 
-async fn named(state: &AppState, database: &Database, about: Addressed) -> Result<Table> {
+/// A table that a request names, for who has a role on it.
+async fn named(
+    state: &AppState,
+    caller: &Caller,
+    role: Role,
+    database: &Database,
+    about: Addressed,
+) -> Result<Table> {
     let id = database.holds_table(TableId::from_list(&needed(about.id)?)?);
+    state.access.require(caller, role, &Object::Table(id.clone())).await?;
     let table = get_table(state, &id).await?;
     Ok(Table { branch: Branch::parse(about.branch.as_deref())?, ..table })
 }

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::auth::Seen;
 use crate::catalog::namespaces as rows;
 use crate::commit::{Behavior, IfExists, IfMissing};
 use crate::http::AppState;
@@ -79,18 +80,22 @@ pub struct ListNamespacesResponse {
     responses((status = 200, body = ListNamespacesResponse), ApiError))]
 pub async fn list_namespaces(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     NamespacePath(id, database): NamespacePath,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<ListNamespacesResponse>> {
     let scope = PageScope::new("namespaces", &id.to_stored());
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
+    let seen = state.access.seen_in(&caller, &id).await?;
     let mut tx = state.catalog.read().await?;
     let Some(namespace) = rows::find_namespace(&mut tx, &id).await? else {
         state.unless_unknown(&database, &id)?;
         return Ok(Reply(ListNamespacesResponse::default()));
     };
-    let mut namespaces = rows::list_namespaces(&mut tx, namespace.key, &page).await?;
+    let mut namespaces = match seen {
+        Seen::All => rows::list_namespaces(&mut tx, namespace.key, &page).await?,
+        Seen::Only { namespaces, .. } => page.of(namespaces),
+    };
     let page_token = page.finish(&mut namespaces, Clone::clone);
     Ok(Reply(ListNamespacesResponse { namespaces, page_token, ..Default::default() }))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::namespaces::PageQuery;
+use crate::auth::Seen;
 use crate::catalog::namespaces as namespace_rows;
 use crate::catalog::tables::{self as rows, Shown};
 use crate::commit::{NewLocation, RegisterMode};
@@ -20,13 +21,33 @@ use crate::http::lancedb::tables::is_nameable;
 use crate::http::openapi::{Context, Envelope, JsonArrowSchema};
 use crate::lake::{Location, Snapshot, Stats, wire_schema};
 use crate::model::{
-    Branch, Caller, NamespaceId, Page, PageScope, Properties, Table, TableId, TableState,
+    Branch, Caller, NamespaceId, Object, Page, PageScope, Properties, Role, Table, TableId,
+    TableState,
 };
+
+/// How many tables that a caller does not see one request looks through.
+const MAX_LOOKED_AT: usize = 20_000;
 
 /// Finds the table, or says that it is not there.
 pub(in crate::http) async fn get_table(state: &AppState, id: &TableId) -> Result<Table> {
     let found = state.catalog.find_table(id).await?;
     found.ok_or_else(|| Error::TableNotFound(id.clone()))
+}
+
+/// # Errors
+/// As [`Access::require`](crate::auth::Access::require), for who may not make tables where a table is
+/// to go.
+pub(in crate::http) async fn may_move(
+    state: &AppState,
+    caller: &Caller,
+    from: &TableId,
+    to: &TableId,
+) -> Result<()> {
+    if from.namespace == to.namespace {
+        return Ok(());
+    }
+    let there = Object::Namespace(to.namespace.clone());
+    state.access.require(caller, Role::Writer, &there).await
 }
 
 /// Finds the table on one of its branches, on the main one when none is named.
@@ -71,19 +92,26 @@ pub struct ListTablesResponse {
     responses((status = 200, body = ListTablesResponse), ApiError))]
 pub async fn list_tables(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     NamespacePath(id, database): NamespacePath,
     Query(query): Query<PageQuery>,
     Query(declared): Query<DeclaredQuery>,
 ) -> ApiResult<Reply<ListTablesResponse>> {
     let scope = PageScope::new("tables", &id.to_stored());
     let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
+    let seen = state.access.seen_in(&caller, &id).await?;
     let mut tx = state.catalog.read().await?;
     let Some(namespace) = namespace_rows::find_namespace(&mut tx, &id).await? else {
         state.unless_unknown(&database, &id)?;
         return Ok(Reply(ListTablesResponse::default()));
     };
-    let mut tables = rows::list_tables(&mut tx, namespace.key, declared.shown(), &page).await?;
+    let mut tables = match seen {
+        Seen::All => rows::list_tables(&mut tx, namespace.key, declared.shown(), &page).await?,
+        Seen::Only { tables, .. } => {
+            let seen = rows::keep_shown(&mut tx, &id, tables, declared.shown()).await?;
+            page.of(seen)
+        }
+    };
     let page_token = page.finish(&mut tables, Clone::clone);
     // A client that names its database refuses a whole listing for a name that it could not use.
     if database.namespace().is_some() {
@@ -98,7 +126,7 @@ pub async fn list_tables(
     responses((status = 200, body = ListTablesResponse), ApiError))]
 pub async fn list_all_tables(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     Delimiter(delimiter): Delimiter,
     database: Database,
     Query(query): Query<PageQuery>,
@@ -109,10 +137,26 @@ pub async fn list_all_tables(
     }
     let within = database.namespace().unwrap_or_default();
     let scope = PageScope::new("all-tables", &within.to_stored());
-    let page = Page::new(scope, query.limit, query.page_token.as_deref())?;
-    let mut tx = state.catalog.read().await?;
-    let mut found = rows::list_all_tables(&mut tx, &within, declared.shown(), &page).await?;
-    let page_token = page.finish(&mut found, |table| table.key.to_string());
+    let mut page = Page::new(scope, query.limit, query.page_token.as_deref())?;
+    let mut looked_at = 0;
+    // A page holds what the caller sees of a page, so that it may be short; only a last one is empty.
+    let (found, page_token) = loop {
+        let mut all = {
+            let mut tx = state.catalog.read().await?;
+            rows::list_all_tables(&mut tx, &within, declared.shown(), &page).await?
+        };
+        let page_token = page.finish(&mut all, |table| table.key.to_string());
+        looked_at += all.len();
+        let ids: Vec<&TableId> = all.iter().map(|table| &table.id).collect();
+        let sees = state.access.sees_tables(&caller, &ids).await?;
+        let last = all.last().map(|table| table.key.to_string());
+        let found: Vec<Table> =
+            all.into_iter().zip(sees).filter(|(_, sees)| *sees).map(|(table, _)| table).collect();
+        if !found.is_empty() || page_token.is_none() || looked_at > MAX_LOOKED_AT {
+            break (found, page_token);
+        }
+        page.after = last;
+    };
     let tables =
         found.iter().map(|table| database.shown(table.id.to_list()).join(&delimiter)).collect();
     Ok(Reply(ListTablesResponse { tables, page_token, ..Default::default() }))
@@ -535,6 +579,7 @@ pub async fn rename_table(
         None => id.namespace.clone(),
     };
     let new_id = TableId { namespace, name: crate::model::Name::new(request.new_table_name)? };
+    may_move(&state, &caller, &id, &new_id).await?;
     state.engine.rename_table(&id, &new_id, &caller).await?;
     Ok(Reply(RenameTableResponse::default()))
 }

@@ -11,7 +11,7 @@ use crate::http::AppState;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Database, Json, ObjectId, TransactionPath, one_of};
 use crate::http::openapi::{Context, Envelope, object, objects};
-use crate::model::{Caller, JobState, Properties};
+use crate::model::{Caller, JobState, Object, Properties, Role, TableId};
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct DescribeTransactionRequest {
@@ -45,14 +45,41 @@ impl From<Transaction> for DescribeTransactionResponse {
     responses((status = 200, body = DescribeTransactionResponse), ApiError))]
 pub async fn describe_transaction(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     database: Database,
     path: TransactionPath,
     Json(request): Json<DescribeTransactionRequest>,
 ) -> ApiResult<Reply<DescribeTransactionResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
+    Ok(Reply(find(&state, &caller, Role::Reader, &database, &id).await?.into()))
+}
+
+/// A transaction, for who has a role on the table that it is about, or on the root if it is about
+/// several or about one that is gone.
+async fn find(
+    state: &AppState,
+    caller: &Caller,
+    role: Role,
+    database: &Database,
+    id: &str,
+) -> Result<Transaction> {
     let within = database.namespace().unwrap_or_default();
-    Ok(Reply(state.engine.describe_transaction(&within, &id).await?.into()))
+    let found = state.engine.describe_transaction(&within, id).await?;
+    let table =
+        match found.known.get("table").map(|names| serde_json::from_str::<Vec<String>>(names)) {
+            Some(Ok(names)) => Some(database.holds_table(TableId::from_list(&names)?)),
+            _ => None,
+        };
+    let about = table.map_or_else(Object::root, Object::Table);
+    match state.access.require(caller, role, &about).await {
+        Ok(()) => Ok(found),
+        // Everybody sees that there is a root.
+        Err(Error::PermissionDenied(_)) if about == Object::root() && role == Role::Reader => {
+            Err(Error::TransactionNotFound(id.into()))
+        }
+        Err(Error::TableNotFound(_)) => Err(Error::TransactionNotFound(id.into())),
+        Err(error) => Err(error),
+    }
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -163,6 +190,9 @@ pub async fn alter_transaction(
         return Err(Error::invalid_input("actions is empty: name what to alter").into());
     }
     let within = database.namespace().unwrap_or_default();
+    if state.access.is_guarded() {
+        find(&state, &caller, Role::Writer, &database, &id).await?;
+    }
     let altered = state.engine.alter_transaction(&within, &id, &alterations, &caller).await?;
     let DescribeTransactionResponse { context, status, properties } = altered.into();
     Ok(Reply(AlterTransactionResponse { context, status, properties }))

@@ -20,7 +20,7 @@ use crate::http::arrow::decode_schema;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, ObjectId, TablePath, one_of};
 use crate::http::openapi::{Context, Envelope};
-use crate::model::Caller;
+use crate::model::{self, Caller, Role};
 
 /// What kinds of views the spec has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,8 @@ pub async fn create_materialized_view(
     let id = path.matching(request.envelope.id.as_deref())?;
     let mut view = request.into_view().await?;
     view.source = database.holds_table(view.source);
+    let source = model::Object::Table(view.source.clone());
+    state.access.require(&caller, Role::Reader, &source).await?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.create_view(&id, &view, &caller).await
     })

@@ -26,6 +26,8 @@ pub fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
 /// A running `tiltyard serve`, killed when dropped.
 pub struct Serving {
     child: Child,
+    /// What it printed before it listened.
+    pub before: Vec<String>,
     /// The line that says where it listens.
     pub line: String,
     /// `http://host:port`, or with `https`.
@@ -42,19 +44,18 @@ impl Serving {
         let err = child.stderr.take().expect("its error output");
         forward(out, sender.clone());
         forward(err, sender);
-        let mut seen = String::new();
+        let mut before = Vec::new();
         let line = loop {
             let line = lines.recv_timeout(LIMIT);
-            let line = line.unwrap_or_else(|error| panic!("no start-up line, {error}: {seen}"));
+            let line = line.unwrap_or_else(|error| panic!("no start-up line, {error}: {before:?}"));
             if line.contains(START_LINE) {
                 break line;
             }
-            seen.push_str(&line);
-            seen.push('\n');
+            before.push(line);
         };
         let base = line.split_whitespace().find(|word| word.starts_with("http"));
         let base = base.unwrap_or_default().to_owned();
-        Self { child, line, base }
+        Self { child, before, line, base }
     }
 
     pub fn process(&self) -> u32 {

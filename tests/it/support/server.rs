@@ -1,7 +1,7 @@
 //! One running server: its own folder, database, port and threads.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub struct TestServer {
     home: Arc<Home>,
     /// With another server that it shares the requests with.
     front: Option<Front>,
+    /// The API key that is sent with every request.
+    key: Option<String>,
 }
 
 /// A proxy, and the server behind it that is not the first.
@@ -135,9 +137,36 @@ impl TestServer {
         assert!(replica.stop(), "the server did not stop");
     }
 
+    /// A server whose callers have to say who they are. What is sent to it is sent by its first admin.
+    pub async fn guarded(backend: Backend) -> Option<Self> {
+        Self::guarded_with(backend, |_| {}).await
+    }
+
+    /// As [`Self::guarded`], with other settings too.
+    pub async fn guarded_with(
+        backend: Backend,
+        configure: impl Fn(&mut Settings) + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let configure = move |settings: &mut Settings| {
+            settings.auth = true;
+            configure(settings);
+        };
+        let mut server = Self::spawn_with(backend, configure).await?;
+        let key = server.running.first_key.recv_timeout(START_LIMIT).expect("the server starts");
+        server.key = Some(key.expect("the first key"));
+        Some(server)
+    }
+
+    /// The key that is sent with every request, if there is one.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// Another server of the same database and lake.
     pub async fn beside(&self) -> Self {
-        self.beside_of(Parts::default()).await
+        let mut other = self.beside_of(Parts::default()).await;
+        other.key.clone_from(&self.key);
+        other
     }
 
     /// As [`Self::beside`], of these parts.
@@ -159,7 +188,8 @@ impl TestServer {
             .build()
             .expect("an HTTP client");
         let base = running.base.clone();
-        let mut server = Self { base, client, running, configure, parts, home, front: None };
+        let mut server =
+            Self { base, client, running, configure, parts, home, front: None, key: None };
         server.wait_until_up().await;
         server
     }
@@ -241,6 +271,15 @@ impl TestServer {
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.bare_request(method, path);
+        match &self.key {
+            Some(key) => request.header("x-api-key", key),
+            None => request,
+        }
+    }
+
+    /// A request without a key.
+    pub fn bare_request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
@@ -347,6 +386,8 @@ fn settings(home: &Home, configure: &(dyn Fn(&mut Settings) + Send + Sync)) -> S
 
 struct Running {
     base: String,
+    /// What the server says once it serves: the first API key of the catalog, if it made that.
+    first_key: mpsc::Receiver<Option<String>>,
     /// Dropping it asks the server to stop.
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -358,6 +399,7 @@ impl Running {
         socket.set_nonblocking(true).expect("a non-blocking socket");
         let base = format!("http://{}", socket.local_addr().expect("an address"));
         let (shutdown, signal) = oneshot::channel::<()>();
+        let (sender, first_key) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -369,14 +411,17 @@ impl Running {
                 let stopped = async move {
                     let _ = signal.await;
                 };
-                tiltyard::server::run_with(parts, settings, listener, stopped, || {}).await
+                let ready = |key: Option<&str>| {
+                    let _ = sender.send(key.map(str::to_owned));
+                };
+                tiltyard::server::run_with(parts, settings, listener, stopped, ready).await
             });
             runtime.shutdown_timeout(Duration::from_secs(5));
             if let Err(error) = outcome {
                 panic!("the server ended with an error: {error:?}");
             }
         });
-        Self { base, shutdown: Some(shutdown), thread: Some(thread) }
+        Self { base, first_key, shutdown: Some(shutdown), thread: Some(thread) }
     }
 
     fn fail_if_ended(&mut self) {

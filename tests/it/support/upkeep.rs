@@ -11,7 +11,7 @@ use super::{Database, TestServer, files_under};
 /// Longer than any age at which something is garbage by default.
 const DAYS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// Every table of the catalog.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 19] = [
     "namespaces",
     "tables",
     "table_versions",
@@ -27,6 +27,10 @@ const TABLES: [&str; 15] = [
     "clones",
     "batches",
     "batch_versions",
+    "access_epoch",
+    "api_keys",
+    "namespace_grants",
+    "table_grants",
 ];
 
 /// How a subcommand ended, and what it printed.

@@ -1,0 +1,359 @@
+//! Who may send what: every route, and the role that it needs. A route that is not listed is nobody's.
+//!
+//! What a body names besides the path's object is decided by the operation's handler, with
+//! [`Access::require`]; so are lists, which show what the caller sees.
+
+pub mod grants;
+pub mod keys;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
+use serde::Deserialize;
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::{NamespacePath, TablePath};
+use super::openapi::Identity;
+use crate::error::{Error, Result};
+use crate::model::{Caller, Object, Role};
+
+/// The longest body that is looked through for an identity.
+const MAX_IDENTITY_BYTES: u64 = 1 << 20;
+
+/// Where the object of a path is a namespace; elsewhere it is a table.
+const NAMESPACES: &str = "/v1/namespace/";
+
+/// What a route asks of a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing, not even a name.
+    Open,
+    /// To say who they are: the handler decides the rest.
+    Known,
+    /// To see the namespace of the path, or something in it.
+    Sight,
+    /// A role on the object of the path.
+    On(Role),
+    /// A role on the namespace that holds the object of the path, or will.
+    In(Role),
+    /// A role on the root namespace.
+    Root(Role),
+}
+
+use Need::{In, Known, On, Open, Root, Sight};
+use Role::{Admin, Manager, Reader, Writer};
+
+/// Every route, in the order of [`super::operations`] and [`super::lancedb_operations`].
+const ROUTES: &[(&str, &str, Need)] = &[
+    ("POST", "/v1/namespace/{id}/create", In(Manager)),
+    ("GET", "/v1/namespace/{id}/list", Sight),
+    ("POST", "/v1/namespace/{id}/describe", Sight),
+    ("POST", "/v1/namespace/{id}/drop", On(Manager)),
+    ("POST", "/v1/namespace/{id}/exists", Sight),
+    ("GET", "/v1/namespace/{id}/table/list", Sight),
+    ("GET", "/v1/table", Known),
+    ("POST", "/v1/table/{id}/register", In(Manager)),
+    ("POST", "/v1/table/{id}/describe", On(Reader)),
+    ("POST", "/v1/table/{id}/exists", On(Reader)),
+    ("POST", "/v1/table/{id}/drop", On(Manager)),
+    ("POST", "/v1/table/{id}/deregister", On(Manager)),
+    ("POST", "/v1/table/{id}/rename", On(Manager)),
+    ("POST", "/v1/table/{id}/declare", In(Writer)),
+    ("POST", "/v1/table/{id}/restore", On(Writer)),
+    ("POST", "/v1/table/{id}/version/list", On(Reader)),
+    ("POST", "/v1/table/{id}/version/create", On(Writer)),
+    ("POST", "/v1/table/{id}/version/describe", On(Reader)),
+    ("POST", "/v1/table/{id}/version/delete", On(Manager)),
+    ("POST", "/v1/table/version/batch-create", Known),
+    ("POST", "/v1/table/batch-commit", Known),
+    ("POST", "/v1/table/{id}/schema_metadata/update", On(Writer)),
+    ("POST", "/v1/table/{id}/alter_columns", On(Writer)),
+    ("POST", "/v1/table/{id}/update_field_metadata", On(Writer)),
+    ("POST", "/v1/table/{id}/drop_columns", On(Writer)),
+    ("POST", "/v1/table/{id}/add_columns", On(Writer)),
+    ("POST", "/v1/table/{id}/backfill_column", On(Writer)),
+    ("POST", "/v1/table/{id}/stats", On(Reader)),
+    ("POST", "/v1/table/{id}/tags/list", On(Reader)),
+    ("POST", "/v1/table/{id}/tags/version", On(Reader)),
+    ("POST", "/v1/table/{id}/tags/create", On(Writer)),
+    ("POST", "/v1/table/{id}/tags/delete", On(Writer)),
+    ("POST", "/v1/table/{id}/tags/update", On(Writer)),
+    ("POST", "/v1/table/{id}/branches/list", On(Reader)),
+    ("POST", "/v1/table/{id}/branches/create", On(Writer)),
+    ("POST", "/v1/table/{id}/branches/delete", On(Writer)),
+    ("POST", "/v1/table/{id}/create", In(Writer)),
+    ("POST", "/v1/table/{id}/insert", On(Writer)),
+    ("POST", "/v1/table/{id}/merge_insert", On(Writer)),
+    ("POST", "/v1/table/{id}/update", On(Writer)),
+    ("POST", "/v1/table/{id}/delete", On(Writer)),
+    ("POST", "/v1/table/{id}/query", On(Reader)),
+    ("POST", "/v1/table/{id}/count_rows", On(Reader)),
+    ("POST", "/v1/table/{id}/explain_plan", On(Reader)),
+    ("POST", "/v1/table/{id}/analyze_plan", On(Reader)),
+    ("POST", "/v1/transaction/{id}/describe", Known),
+    ("POST", "/v1/transaction/{id}/alter", Known),
+    ("POST", "/v1/materialized_view/{id}/refresh", On(Writer)),
+    ("POST", "/v1/materialized_view/{id}/create", In(Writer)),
+    ("POST", "/v1/table/{id}/create_index", On(Writer)),
+    ("POST", "/v1/table/{id}/create_scalar_index", On(Writer)),
+    ("POST", "/v1/table/{id}/index/list", On(Reader)),
+    ("POST", "/v1/table/{id}/index/{index_name}/stats", On(Reader)),
+    ("POST", "/v1/table/{id}/index/{index_name}/drop", On(Writer)),
+    ("POST", "/v1/table/{id}/fragments", On(Writer)),
+    ("GET", "/v1/table/{id}/fragments", On(Reader)),
+    ("GET", "/v1/table/{id}/fragments/{fragment_id}/rows", On(Reader)),
+    ("POST", "/v1/table/{id}/fragments/{fragment_id}/columns", On(Writer)),
+    ("POST", "/v1/table/{id}/commit", On(Writer)),
+    ("POST", "/v1/commit", Known),
+    ("GET", "/v1/table/{id}/uploads", On(Reader)),
+    ("DELETE", "/v1/table/{id}/uploads/{upload_id}", On(Writer)),
+    ("POST", "/v1/access/keys/create", Root(Admin)),
+    ("GET", "/v1/access/keys", Root(Admin)),
+    ("POST", "/v1/access/keys/{key_id}/rotate", Root(Admin)),
+    ("DELETE", "/v1/access/keys/{key_id}", Root(Admin)),
+    ("POST", "/v1/access/grants/create", Known),
+    ("POST", "/v1/access/grants/delete", Known),
+    ("GET", "/v1/access/grants", Known),
+    ("GET", "/v1/access/whoami", Known),
+    ("GET", "/v1/capabilities", Open),
+    ("GET", "/healthz", Open),
+    ("GET", "/readyz", Open),
+    ("GET", "/metrics", Root(Reader)),
+    ("GET", "/openapi.json", Open),
+    ("GET", "/v1/table/", Known),
+    ("POST", "/v1/table/{id}/create/", In(Writer)),
+    ("POST", "/v1/table/{id}/describe/", On(Reader)),
+    ("POST", "/v1/table/{id}/clone", In(Writer)),
+    ("POST", "/v1/table/{id}/drop/", On(Manager)),
+    ("POST", "/v1/table/{id}/rename/", On(Manager)),
+    ("POST", "/v1/table/{id}/stats/", On(Reader)),
+    ("POST", "/v1/table/{id}/insert/", On(Writer)),
+    ("POST", "/v1/table/{id}/multipart_write/create", On(Writer)),
+    ("POST", "/v1/table/{id}/multipart_write/complete", On(Writer)),
+    ("POST", "/v1/table/{id}/multipart_write/abort", On(Writer)),
+    ("POST", "/v1/table/{id}/merge_insert/", On(Writer)),
+    ("POST", "/v1/table/{id}/update/", On(Writer)),
+    ("POST", "/v1/table/{id}/delete/", On(Writer)),
+    ("POST", "/v1/table/{id}/query/", On(Reader)),
+    ("POST", "/v1/table/{id}/explain_plan/", On(Reader)),
+    ("POST", "/v1/table/{id}/analyze_plan/", On(Reader)),
+    ("POST", "/v1/table/{id}/count_rows/", On(Reader)),
+    ("POST", "/v1/table/{id}/fetch_blobs/", On(Reader)),
+    ("GET", "/v1/table/{id}/blob/{column}/{row}/bytes", On(Reader)),
+    ("POST", "/v1/table/{id}/create_index/", On(Writer)),
+    ("POST", "/v1/table/{id}/index/list/", On(Reader)),
+    ("POST", "/v1/table/{id}/index/{index_name}/stats/", On(Reader)),
+    ("POST", "/v1/table/{id}/index/{index_name}/drop/", On(Writer)),
+    ("POST", "/v1/table/{id}/index/{index_name}/prewarm/", On(Reader)),
+    ("POST", "/v1/table/{id}/version/list/", On(Reader)),
+    ("POST", "/v1/table/{id}/restore/", On(Writer)),
+    ("POST", "/v1/table/{id}/tags/list/", On(Reader)),
+    ("POST", "/v1/table/{id}/tags/version/", On(Reader)),
+    ("POST", "/v1/table/{id}/tags/create/", On(Writer)),
+    ("POST", "/v1/table/{id}/tags/update/", On(Writer)),
+    ("POST", "/v1/table/{id}/tags/delete/", On(Writer)),
+    ("POST", "/v1/table/{id}/branches/list/", On(Reader)),
+    ("POST", "/v1/table/{id}/branches/create/", On(Writer)),
+    ("POST", "/v1/table/{id}/branches/delete/", On(Writer)),
+    ("POST", "/v1/table/{id}/add_columns/", On(Writer)),
+    ("POST", "/v1/table/{id}/alter_columns/", On(Writer)),
+    ("POST", "/v1/table/{id}/drop_columns/", On(Writer)),
+    ("POST", "/v1/table/{id}/update_field_metadata/", On(Writer)),
+    ("POST", "/v1/jobs/list", Known),
+    ("POST", "/v1/jobs/describe", Known),
+    ("POST", "/v1/jobs/cancel", Known),
+    ("POST", "/v1/jobs/pause", Known),
+    ("POST", "/v1/jobs/resume", Known),
+    ("POST", "/v1/jobs/query_events", Known),
+    ("POST", "/v1/table/{id}/errors", On(Reader)),
+    ("*", "/v1/function/{*rest}", Known),
+    ("*", "/v1/secret/{*rest}", Known),
+    ("*", "/v1/view/{*rest}", Known),
+    ("GET", "/v1/namespace/{id}/function/list", Sight),
+    ("GET", "/v1/namespace/{id}/secret/list", Sight),
+    ("GET", "/v1/namespace/{id}/view/list", Sight),
+    ("GET", "/v1/namespace/{id}/materialized_view/list", Sight),
+    ("*", "/admin/authz/{*rest}", Known),
+];
+
+fn need_of(method: &Method, path: &str) -> Option<Need> {
+    static NEEDS: LazyLock<HashMap<(&str, &str), Need>> = LazyLock::new(|| {
+        ROUTES.iter().map(|(method, path, need)| ((*method, *path), *need)).collect()
+    });
+    // A HEAD is a GET whose answer nobody reads.
+    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    [method, "*"].into_iter().find_map(|method| NEEDS.get(&(method, path)).copied())
+}
+
+#[derive(Deserialize)]
+struct OfBody {
+    identity: Option<Identity>,
+}
+
+/// Finds out who sends a request, and passes it on if they may.
+pub(super) async fn decide(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !state.access.is_guarded() {
+        return next.run(request).await;
+    }
+    match admit(&state, request).await {
+        Ok(request) => next.run(request).await,
+        Err(error) => ApiError::from(error).into_response(),
+    }
+}
+
+async fn admit(state: &AppState, request: Request) -> Result<Request> {
+    let path =
+        request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
+    let need = need_of(request.method(), path);
+    if need == Some(Open) {
+        return Ok(request);
+    }
+    // What was taken away a moment ago is not enough to change anything.
+    if !matches!(need, Some(Sight | On(Reader) | Root(Reader))) {
+        state.access.look_again().await?;
+    }
+    let (caller, request) = caller_of(state, request).await?;
+    let nobody = || Error::PermissionDenied("nobody may do this".into());
+    let (mut parts, body) = request.into_parts();
+    let need = need.ok_or_else(nobody)?;
+    allow(state, &caller, &mut parts, need).await?;
+    let manages = matches!(need, In(_)) && !lacks_management(state, &caller, &mut parts).await?;
+    parts.extensions.insert(if manages { caller.without_need_to_own() } else { caller });
+    Ok(Request::from_parts(parts, body))
+}
+
+async fn allow(state: &AppState, caller: &Caller, parts: &mut Parts, need: Need) -> Result<()> {
+    let access = &state.access;
+    let role = match need {
+        Open | Known => return Ok(()),
+        Root(role) => return access.require(caller, role, &Object::root()).await,
+        Sight => Reader,
+        On(role) | In(role) => role,
+    };
+    // What is no identifier the handler says, which needs no rights.
+    if parts.uri.path().starts_with(NAMESPACES) {
+        let Ok(NamespacePath(id, _)) = NamespacePath::from_request_parts(parts, &()).await else {
+            return Ok(());
+        };
+        return match need {
+            Sight => access.require_sight(caller, &id).await,
+            In(_) => {
+                let parent = id.split().map_or_else(|| id.clone(), |(parent, _)| parent);
+                access.require(caller, role, &Object::Namespace(parent)).await
+            }
+            _ => access.require(caller, role, &Object::Namespace(id)).await,
+        };
+    }
+    let Ok(TablePath(id, _)) = TablePath::from_request_parts(parts, &()).await else {
+        return Ok(());
+    };
+    let object = match need {
+        In(_) => Object::Namespace(id.namespace),
+        _ => Object::Table(id),
+    };
+    access.require(caller, role, &object).await
+}
+
+/// Whether the caller needs a role of their own on what they make.
+async fn lacks_management(state: &AppState, caller: &Caller, parts: &mut Parts) -> Result<bool> {
+    let holder = if parts.uri.path().starts_with(NAMESPACES) {
+        let path = NamespacePath::from_request_parts(parts, &()).await;
+        path.ok().and_then(|NamespacePath(id, _)| id.split().map(|(parent, _)| parent))
+    } else {
+        TablePath::from_request_parts(parts, &()).await.ok().map(|TablePath(id, _)| id.namespace)
+    };
+    match holder {
+        Some(id) => state.access.lacks_management(caller, &id).await,
+        None => Ok(false),
+    }
+}
+
+/// Who sends a request, by its headers, or else by its body.
+async fn caller_of(state: &AppState, request: Request) -> Result<(Caller, Request)> {
+    if let Some(key) = of_headers(request.headers())? {
+        let caller = state.access.authenticate(Some(key)).await?;
+        return Ok((caller, request));
+    }
+    let is_json = |headers: &HeaderMap| {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        kind.is_none_or(|kind| kind.starts_with("application/json"))
+    };
+    let is_short =
+        request.body().size_hint().exact().is_some_and(|size| size <= MAX_IDENTITY_BYTES);
+    if !is_short || !is_json(request.headers()) {
+        return Ok((state.access.authenticate(None).await?, request));
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = to_bytes(body, usize::try_from(MAX_IDENTITY_BYTES).unwrap_or(usize::MAX)).await;
+    let bytes = bytes.map_err(|_| Error::invalid_input("the body was cut off before its end"))?;
+    let said = serde_json::from_slice::<OfBody>(&bytes).ok().and_then(|body| body.identity);
+    let of_body = said.as_ref().and_then(|said| said.auth_token.as_ref().or(said.api_key.as_ref()));
+    let caller = state.access.authenticate(of_body.map(String::as_str)).await?;
+    Ok((caller, Request::from_parts(parts, Body::from(bytes))))
+}
+
+/// # Errors
+/// `Unauthenticated` for headers that nobody can read.
+fn of_headers(headers: &HeaderMap) -> Result<Option<&str>> {
+    let unreadable =
+        || Error::Unauthenticated("x-api-key and Authorization are sent once, as text".into());
+    let text = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => value.to_str().map(Some).map_err(|_| unreadable()),
+            _ => Err(unreadable()),
+        }
+    };
+    if let Some(value) = text("authorization")? {
+        let bearer =
+            value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let (_, token) = bearer.ok_or_else(|| {
+            Error::Unauthenticated("Authorization takes the scheme Bearer only".into())
+        })?;
+        return Ok(Some(token.trim()));
+    }
+    Ok(text("x-api-key")?.filter(|key| !key.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_document_is_listed() {
+        for (path, item) in &crate::http::document().paths.paths {
+            for (method, operation) in [
+                ("GET", &item.get),
+                ("POST", &item.post),
+                ("DELETE", &item.delete),
+                ("PUT", &item.put),
+            ] {
+                let method = Method::from_bytes(method.as_bytes()).unwrap();
+                let is_served = operation.is_some();
+                assert_eq!(need_of(&method, path).is_some(), is_served, "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_route_is_listed_twice() {
+        for (index, (method, path, _)) in ROUTES.iter().enumerate() {
+            let again =
+                ROUTES[index + 1..].iter().any(|other| (other.0, other.1) == (method, path));
+            assert!(!again, "{method} {path}");
+        }
+    }
+}
