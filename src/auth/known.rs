@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::model::{ApiKey, Caller, Grant, NamespaceId, Object, Role, TableId};
-
-/// What joins the names of a path: it is before every character of a name, so that what is within a
-/// namespace stands together.
-const SEPARATOR: char = '\u{1f}';
+use crate::model::{
+    ApiKey, Caller, Grant, NamespaceId, Object, Role, STORED_SEPARATOR as SEPARATOR, TableId,
+};
 
 #[derive(Default)]
 pub(super) struct Known {
@@ -46,7 +44,7 @@ impl Known {
             let roles = of.entry(grant.principal).or_default();
             match &grant.object {
                 Object::Namespace(id) => roles.namespaces.insert(id.to_stored(), grant.role),
-                Object::Table(id) => roles.tables.insert(path_of(id), grant.role),
+                Object::Table(id) => roles.tables.insert(id.to_stored(), grant.role),
             };
         }
         Self { epoch, keys, of }
@@ -73,7 +71,7 @@ impl Known {
 
     pub(super) fn role_on_table(&self, caller: &Caller, id: &TableId) -> Option<Role> {
         let inherited = self.role_on_namespace(caller, &id.namespace);
-        let path = path_of(id);
+        let path = id.to_stored();
         let own = self.roles_of(caller).filter_map(|roles| roles.tables.get(&path)).max();
         inherited.max(own.copied())
     }
@@ -128,21 +126,12 @@ impl Known {
     }
 }
 
-fn path_of(id: &TableId) -> String {
-    let name = id.name.as_str();
-    if id.namespace.is_root() {
-        name.to_owned()
-    } else {
-        format!("{}{SEPARATOR}{name}", id.namespace.to_stored())
-    }
-}
-
 /// The paths within a namespace, from there on.
 fn within<'a>(
     paths: &'a BTreeMap<String, Role>,
     id: &NamespaceId,
 ) -> impl Iterator<Item = &'a str> {
-    let start = if id.is_root() { String::new() } else { format!("{}{SEPARATOR}", id.to_stored()) };
+    let start = id.stored_start();
     let length = start.len();
     let from = paths.range(start.clone()..).map(|(path, _)| path.as_str());
     let rest =

@@ -6,7 +6,7 @@ use super::keys::new_key;
 use crate::catalog::access::{self, Granted};
 use crate::catalog::{Catalog, Tx, namespaces, tables};
 use crate::error::{Error, Result};
-use crate::model::{ApiKey, NamespaceId, Object, Role, check_principal};
+use crate::model::{ApiKey, Object, Role, check_principal};
 
 /// Who may do everything on a new catalog.
 pub const FIRST_ADMIN: &str = "admin";
@@ -64,8 +64,8 @@ impl Keeper<'_> {
         self.now_us.saturating_add(i64::try_from(after.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Makes another key for the same principal, to end when the old one would have. That is good for
-    /// so long still.
+    /// Makes another key for the same principal, good for as long as the old one was when it was made.
+    /// That one ends after `overlap`.
     ///
     /// # Errors
     /// `InvalidInput` when there is no such key, or it is no longer good.
@@ -103,18 +103,8 @@ impl Keeper<'_> {
     pub async fn grant(&self, principal: &str, role: Role, object: &Object) -> Result<()> {
         check_principal(principal)?;
         let mut tx = self.catalog.write().await?;
-        match object {
-            Object::Namespace(id) => {
-                let namespace = namespaces::get_namespace(&mut tx, id).await?;
-                let on = Granted::Namespace(&namespace);
-                access::put_grant(&mut tx, principal, &on, role, self.by, self.now_us).await?;
-            }
-            Object::Table(id) => {
-                let table = tables::get_table(&mut tx, id).await?;
-                let on = Granted::Table(&table);
-                access::put_grant(&mut tx, principal, &on, role, self.by, self.now_us).await?;
-            }
-        }
+        let on = find(&mut tx, object).await?;
+        access::put_grant(&mut tx, principal, &on, role, self.by, self.now_us).await?;
         tx.commit().await?;
         let role = role.as_str();
         tracing::info!(principal, role, object = ?object.to_list(), by = self.by, "granted a role");
@@ -127,16 +117,8 @@ impl Keeper<'_> {
     /// `NamespaceNotFound`, `TableNotFound`.
     pub async fn revoke(&self, principal: &str, object: &Object) -> Result<bool> {
         let mut tx = self.catalog.write().await?;
-        let gone = match object {
-            Object::Namespace(id) => {
-                let namespace = namespaces::get_namespace(&mut tx, id).await?;
-                access::delete_grant(&mut tx, principal, &Granted::Namespace(&namespace)).await?
-            }
-            Object::Table(id) => {
-                let table = tables::get_table(&mut tx, id).await?;
-                access::delete_grant(&mut tx, principal, &Granted::Table(&table)).await?
-            }
-        };
+        let on = find(&mut tx, object).await?;
+        let gone = access::delete_grant(&mut tx, principal, &on).await?;
         tx.commit().await?;
         tracing::info!(principal, object = ?object.to_list(), by = self.by, gone, "revoked a role");
         Ok(gone)
@@ -150,12 +132,20 @@ impl Keeper<'_> {
         if !access::begin(&mut tx).await? {
             return Ok(None);
         }
-        let root = namespaces::get_namespace(&mut tx, &NamespaceId::root()).await?;
-        let on = Granted::Namespace(&root);
+        let on = find(&mut tx, &Object::root()).await?;
         access::put_grant(&mut tx, FIRST_ADMIN, &on, Role::Admin, self.by, self.now_us).await?;
         let (text, _) =
             self.insert_key(&mut tx, FIRST_ADMIN, "made at the first start", None).await?;
         tx.commit().await?;
         Ok(Some(text))
     }
+}
+
+/// # Errors
+/// `NamespaceNotFound`, `TableNotFound`.
+async fn find(tx: &mut Tx, object: &Object) -> Result<Granted> {
+    Ok(match object {
+        Object::Namespace(id) => Granted::Namespace(namespaces::get_namespace(tx, id).await?),
+        Object::Table(id) => Granted::Table(tables::get_table(tx, id).await?),
+    })
 }

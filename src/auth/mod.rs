@@ -151,10 +151,10 @@ impl Access {
         Ok(shown)
     }
 
-    /// Whether a caller needs a role of their own on what they make in a namespace.
-    pub async fn lacks_management(&self, caller: &Caller, id: &NamespaceId) -> Result<bool> {
-        let Some(inner) = &self.0 else { return Ok(false) };
-        Ok(inner.known().await?.role_on_namespace(caller, id) < Some(Role::Manager))
+    /// Whether a caller manages something, and so whatever they make in it.
+    pub async fn manages(&self, caller: &Caller, object: &Object) -> Result<bool> {
+        let Some(inner) = &self.0 else { return Ok(true) };
+        Ok(inner.known().await?.role_on(caller, object) >= Some(Role::Manager))
     }
 
     /// # Errors

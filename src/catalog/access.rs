@@ -143,9 +143,9 @@ pub async fn touch_keys(tx: &mut Tx, used: &[(String, i64)]) -> Result<()> {
 }
 
 /// What a grant is on, as the catalog knows it.
-pub enum Granted<'a> {
-    Namespace(&'a Namespace),
-    Table(&'a Table),
+pub enum Granted {
+    Namespace(Namespace),
+    Table(Table),
 }
 
 /// Gives a role in place of the one that the principal has there, if any.
@@ -155,7 +155,7 @@ pub enum Granted<'a> {
 pub async fn put_grant(
     tx: &mut Tx,
     principal: &str,
-    on: &Granted<'_>,
+    on: &Granted,
     role: Role,
     granted_by: &str,
     now_us: i64,
@@ -190,7 +190,7 @@ pub async fn put_grant(
 }
 
 /// Whether the principal had a role there.
-pub async fn delete_grant(tx: &mut Tx, principal: &str, on: &Granted<'_>) -> Result<bool> {
+pub async fn delete_grant(tx: &mut Tx, principal: &str, on: &Granted) -> Result<bool> {
     const NAMESPACE: &str =
         "DELETE FROM namespace_grants WHERE principal = $1 AND namespace_id = $2";
     const TABLE: &str = "DELETE FROM table_grants WHERE principal = $1 AND table_id = $2";

@@ -113,7 +113,7 @@ impl Engine {
         }
         if caller.owns() {
             let made = namespaces::get_namespace(&mut tx, id).await?;
-            let (by, on) = (caller.name(), Granted::Namespace(&made));
+            let (by, on) = (caller.name(), Granted::Namespace(made));
             access::put_grant(&mut tx, by, &on, Role::Manager, by, self.now_us()).await?;
         }
         tx.commit().await?;

@@ -313,7 +313,7 @@ impl Engine {
         if !caller.owns() {
             return Ok(());
         }
-        let (by, on) = (caller.name(), Granted::Table(table));
+        let (by, on) = (caller.name(), Granted::Table(table.clone()));
         access::put_grant(tx, by, &on, Role::Manager, by, now_us).await
     }
 }

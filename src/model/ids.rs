@@ -4,7 +4,7 @@ use super::{Invalid, Result};
 
 /// Between the names of a stored path. It is a control character, which no name may hold, so a
 /// stored path has exactly one reading whatever delimiter a caller picks.
-const STORED_SEPARATOR: char = '\u{1f}';
+pub const STORED_SEPARATOR: char = '\u{1f}';
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 /// The longest identifier, in bytes. PostgreSQL indexes rows of up to some 2.7 kB.
@@ -112,6 +112,12 @@ impl NamespaceId {
         names.join(&STORED_SEPARATOR.to_string())
     }
 
+    /// What the stored paths of all that is within it begin with.
+    pub fn stored_start(&self) -> String {
+        let path = self.to_stored();
+        if self.is_root() { path } else { format!("{path}{STORED_SEPARATOR}") }
+    }
+
     /// The stored paths from the first on, and before the second, are those of the namespace and of
     /// every descendant.
     pub fn stored_range(&self) -> (String, String) {
@@ -182,6 +188,11 @@ impl TableId {
             Invalid::new("the identifier is the root namespace, where a table is needed")
         })?;
         Ok(Self { namespace: NamespaceId(names), name })
+    }
+
+    /// Its namespace's stored path, and its name after that.
+    pub fn to_stored(&self) -> String {
+        format!("{}{}", self.namespace.stored_start(), self.name)
     }
 
     pub fn to_list(&self) -> Vec<String> {

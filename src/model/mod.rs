@@ -18,7 +18,7 @@ pub use access::{ApiKey, Grant, Object, Role, check_principal};
 pub use branch::Branch;
 pub use caller::Caller;
 pub use clock::Clock;
-pub use ids::{Name, NamespaceId, TableId};
+pub use ids::{Name, NamespaceId, STORED_SEPARATOR, TableId};
 pub use job::{Job, JobKind, JobState};
 pub use manifest::{ClaimState, ManifestClaim, ManifestEntry, NamingScheme};
 pub use mark::{Attempt, Mark, StreamKey};

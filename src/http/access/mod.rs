@@ -228,55 +228,48 @@ async fn admit(state: &AppState, request: Request) -> Result<Request> {
     let nobody = || Error::PermissionDenied("nobody may do this".into());
     let (mut parts, body) = request.into_parts();
     let need = need.ok_or_else(nobody)?;
-    allow(state, &caller, &mut parts, need).await?;
-    let manages = matches!(need, In(_)) && !lacks_management(state, &caller, &mut parts).await?;
+    // What is no identifier the handler says, which needs no rights.
+    let object = object_of(need, &mut parts).await;
+    let manages = match &object {
+        Some(object) => allow(state, &caller, need, object).await?,
+        None => false,
+    };
     parts.extensions.insert(if manages { caller.without_need_to_own() } else { caller });
     Ok(Request::from_parts(parts, body))
 }
 
-async fn allow(state: &AppState, caller: &Caller, parts: &mut Parts, need: Need) -> Result<()> {
-    let access = &state.access;
-    let role = match need {
-        Open | Known => return Ok(()),
-        Root(role) => return access.require(caller, role, &Object::root()).await,
-        Sight => Reader,
-        On(role) | In(role) => role,
-    };
-    // What is no identifier the handler says, which needs no rights.
-    if parts.uri.path().starts_with(NAMESPACES) {
-        let Ok(NamespacePath(id, _)) = NamespacePath::from_request_parts(parts, &()).await else {
-            return Ok(());
-        };
-        return match need {
-            Sight => access.require_sight(caller, &id).await,
-            In(_) => {
-                let parent = id.split().map_or_else(|| id.clone(), |(parent, _)| parent);
-                access.require(caller, role, &Object::Namespace(parent)).await
-            }
-            _ => access.require(caller, role, &Object::Namespace(id)).await,
-        };
+/// What a caller needs a role on, if the path names it.
+async fn object_of(need: Need, parts: &mut Parts) -> Option<Object> {
+    match need {
+        Open | Known => return None,
+        Root(_) => return Some(Object::root()),
+        Sight | On(_) | In(_) => {}
     }
-    let Ok(TablePath(id, _)) = TablePath::from_request_parts(parts, &()).await else {
-        return Ok(());
-    };
-    let object = match need {
+    if parts.uri.path().starts_with(NAMESPACES) {
+        let NamespacePath(id, _) = NamespacePath::from_request_parts(parts, &()).await.ok()?;
+        let above = id.split().filter(|_| matches!(need, In(_))).map(|(parent, _)| parent);
+        return Some(Object::Namespace(above.unwrap_or(id)));
+    }
+    let TablePath(id, _) = TablePath::from_request_parts(parts, &()).await.ok()?;
+    Some(match need {
         In(_) => Object::Namespace(id.namespace),
         _ => Object::Table(id),
-    };
-    access.require(caller, role, &object).await
+    })
 }
 
-/// Whether the caller needs a role of their own on what they make.
-async fn lacks_management(state: &AppState, caller: &Caller, parts: &mut Parts) -> Result<bool> {
-    let holder = if parts.uri.path().starts_with(NAMESPACES) {
-        let path = NamespacePath::from_request_parts(parts, &()).await;
-        path.ok().and_then(|NamespacePath(id, _)| id.split().map(|(parent, _)| parent))
-    } else {
-        TablePath::from_request_parts(parts, &()).await.ok().map(|TablePath(id, _)| id.namespace)
-    };
-    match holder {
-        Some(id) => state.access.lacks_management(caller, &id).await,
-        None => Ok(false),
+/// Lets a caller do something with an object. Answers whether what they make in it is theirs to manage
+/// anyway.
+async fn allow(state: &AppState, caller: &Caller, need: Need, object: &Object) -> Result<bool> {
+    let access = &state.access;
+    match (need, object) {
+        (Open | Known, _) => Ok(false),
+        (Sight, Object::Namespace(id)) => access.require_sight(caller, id).await.map(|()| false),
+        (Sight, Object::Table(_)) => access.require(caller, Reader, object).await.map(|()| false),
+        (Root(role) | On(role), _) => access.require(caller, role, object).await.map(|()| false),
+        (In(role), _) => {
+            access.require(caller, role, object).await?;
+            access.manages(caller, object).await
+        }
     }
 }
 
