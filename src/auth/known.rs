@@ -42,10 +42,13 @@ impl Known {
         let mut of: HashMap<String, Roles> = HashMap::new();
         for grant in grants {
             let roles = of.entry(grant.principal).or_default();
-            match &grant.object {
-                Object::Namespace(id) => roles.namespaces.insert(id.to_stored(), grant.role),
-                Object::Table(id) => roles.tables.insert(id.to_stored(), grant.role),
+            let (paths, path) = match &grant.object {
+                Object::Namespace(id) => (&mut roles.namespaces, id.to_stored()),
+                Object::Table(id) => (&mut roles.tables, id.to_stored()),
             };
+            // The settings and the catalog may grant on the same.
+            let role = paths.entry(path).or_insert(grant.role);
+            *role = grant.role.max(*role);
         }
         Self { epoch, keys, of }
     }

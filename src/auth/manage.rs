@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::keys::new_key;
 use crate::catalog::access::{self, Granted};
-use crate::catalog::{Catalog, Tx, namespaces, tables};
+use crate::catalog::{Catalog, Tx, events, namespaces, tables};
 use crate::error::{Error, Result};
-use crate::model::{ApiKey, Object, Role, check_principal};
+use crate::model::{ApiKey, Caller, Event, EventKind, Object, Role, check_principal};
 
 /// Who may do everything on a new catalog.
 pub const FIRST_ADMIN: &str = "admin";
@@ -15,7 +15,7 @@ pub const FIRST_ADMIN: &str = "admin";
 pub struct Keeper<'a> {
     pub catalog: &'a Catalog,
     /// Who is recorded.
-    pub by: &'a str,
+    pub by: &'a Caller,
     pub now_us: i64,
 }
 
@@ -33,7 +33,7 @@ impl Keeper<'_> {
         let mut tx = self.catalog.write().await?;
         let made = self.insert_key(&mut tx, principal, description, expires_in).await?;
         tx.commit().await?;
-        tracing::info!(key.id = made.1.id, principal, by = self.by, "made an API key");
+        tracing::info!(key.id = made.1.id, principal, by = %self.by, "made an API key");
         Ok(made)
     }
 
@@ -51,13 +51,24 @@ impl Keeper<'_> {
             principal: principal.into(),
             secret_hash: made.secret_hash,
             description: description.into(),
-            created_by: self.by.into(),
+            created_by: self.by.name().into(),
             created_at_us: self.now_us,
             expires_at_us: expires_in.map(|after| self.after_us(after)),
             last_used_us: None,
         };
         access::insert_key(tx, &key).await?;
+        let event = self.event(EventKind::KeyCreated);
+        self.tell(tx, event.with("key_id", key.id.as_str()).with("principal", principal)).await?;
         Ok((made.text, key))
+    }
+
+    /// Something that happens to a key, or to what else is nobody's but the server's.
+    fn event(&self, kind: EventKind) -> Event {
+        Event::new(kind, Object::root(), self.by, self.now_us)
+    }
+
+    async fn tell(&self, tx: &mut Tx, event: Event) -> Result<()> {
+        events::insert_event(tx, &event).await
     }
 
     fn after_us(&self, after: Duration) -> i64 {
@@ -80,8 +91,9 @@ impl Keeper<'_> {
         let life = life_us.map(|us| Duration::from_micros(us.unsigned_abs()));
         let made = self.insert_key(&mut tx, &old.principal, &old.description, life).await?;
         access::expire_key(&mut tx, id, self.after_us(overlap)).await?;
+        self.tell(&mut tx, self.event(EventKind::KeyRotated).with("key_id", id)).await?;
         tx.commit().await?;
-        tracing::info!(key.id = made.1.id, instead_of = id, by = self.by, "made an API key");
+        tracing::info!(key.id = made.1.id, instead_of = id, by = %self.by, "made an API key");
         Ok(made)
     }
 
@@ -89,9 +101,12 @@ impl Keeper<'_> {
     pub async fn delete_key(&self, id: &str) -> Result<bool> {
         let mut tx = self.catalog.write().await?;
         let gone = access::delete_key(&mut tx, id).await?;
+        if gone {
+            self.tell(&mut tx, self.event(EventKind::KeyDeleted).with("key_id", id)).await?;
+        }
         tx.commit().await?;
         if gone {
-            tracing::info!(key.id = id, by = self.by, "took an API key away");
+            tracing::info!(key.id = id, by = %self.by, "took an API key away");
         }
         Ok(gone)
     }
@@ -107,7 +122,7 @@ impl Keeper<'_> {
         access::put_grant(&mut tx, principal, &on, role, self.by, self.now_us).await?;
         tx.commit().await?;
         let role = role.as_str();
-        tracing::info!(principal, role, object = ?object.to_list(), by = self.by, "granted a role");
+        tracing::info!(principal, role, object = ?object.to_list(), by = %self.by, "granted a role");
         Ok(())
     }
 
@@ -119,8 +134,12 @@ impl Keeper<'_> {
         let mut tx = self.catalog.write().await?;
         let on = find(&mut tx, object).await?;
         let gone = access::delete_grant(&mut tx, principal, &on).await?;
+        if gone {
+            let event = Event { object: object.clone(), ..self.event(EventKind::GrantDeleted) };
+            self.tell(&mut tx, event.with("principal", principal)).await?;
+        }
         tx.commit().await?;
-        tracing::info!(principal, object = ?object.to_list(), by = self.by, gone, "revoked a role");
+        tracing::info!(principal, object = ?object.to_list(), by = %self.by, gone, "revoked a role");
         Ok(gone)
     }
 

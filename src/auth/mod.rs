@@ -5,6 +5,8 @@
 //! holds at once, since a refusal looks again first, and who was let read is let read for a second
 //! more.
 
+mod issuer_keys;
+mod issuers;
 mod keys;
 mod known;
 mod manage;
@@ -15,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::{Catalog, access};
 use crate::error::{Error, Result};
-use crate::model::{ApiKey, Caller, Clock, Grant, NamespaceId, Object, Role, TableId};
+use crate::model::{ApiKey, Caller, Clock, Event, Grant, NamespaceId, Object, Role, TableId};
 
+pub use issuers::Issuer;
+use issuers::Issuers;
 pub use known::Seen;
 use known::{Decision, Known};
 pub use manage::{FIRST_ADMIN, Keeper};
@@ -33,6 +37,7 @@ pub struct Access(Option<Arc<Inner>>);
 struct Inner {
     catalog: Catalog,
     clock: Clock,
+    issuers: Issuers,
     known: RwLock<(Arc<Known>, Instant)>,
     /// One looks at a time.
     looking: tokio::sync::Mutex<()>,
@@ -46,15 +51,18 @@ impl Access {
         Self(None)
     }
 
-    /// Whoever calls has to say who they are, and may do what they were granted.
+    /// Whoever calls has to say who they are, by a key or by a token of one of these issuers, and may
+    /// do what they were granted.
     ///
     /// # Errors
-    /// `ServiceUnavailable` when the catalog does not answer.
-    pub async fn guarded(catalog: Catalog, clock: Clock) -> Result<Self> {
+    /// `InvalidInput` for an issuer that cannot be meant; `ServiceUnavailable` when the catalog does not
+    /// answer.
+    pub async fn guarded(catalog: Catalog, clock: Clock, issuers: Vec<Issuer>) -> Result<Self> {
         let known = (Arc::new(Known::default()), Instant::now());
         let inner = Inner {
             catalog,
             clock,
+            issuers: Issuers::open(issuers).await?,
             known: RwLock::new(known),
             looking: tokio::sync::Mutex::default(),
             used: Mutex::default(),
@@ -72,14 +80,20 @@ impl Access {
     ///
     /// # Errors
     /// `Unauthenticated` without a credential, and for one that is not good.
-    pub async fn authenticate(&self, key: Option<&str>) -> Result<Caller> {
+    pub async fn authenticate(&self, credential: Option<&str>) -> Result<Caller> {
         let Some(inner) = &self.0 else { return Ok(Caller::anonymous()) };
         let needed = || {
             Error::Unauthenticated(
-                "say who you are: send an API key as x-api-key or as Authorization: Bearer".into(),
+                "say who you are: send an API key as x-api-key, or one or a token as \
+                 Authorization: Bearer"
+                    .into(),
             )
         };
-        inner.caller_of_key(key.ok_or_else(needed)?).await
+        let credential = credential.ok_or_else(needed)?;
+        match inner.issuers.take(credential) {
+            true => inner.issuers.caller(credential).await,
+            false => inner.caller_of_key(credential).await,
+        }
     }
 
     /// Makes sure that a caller has a role on something.
@@ -140,6 +154,23 @@ impl Access {
         Ok(ids.iter().map(sees).collect())
     }
 
+    /// Answers for each of some events whether a caller may know of it: what happened to what they see,
+    /// but of refusals, keys and grants only their own and those on what they are admin of.
+    pub async fn sees_events(
+        &self,
+        caller: &Caller,
+        events: impl Iterator<Item = &Event>,
+    ) -> Result<Vec<bool>> {
+        let Some(inner) = &self.0 else { return Ok(events.map(|_| true).collect()) };
+        let known = inner.known().await?;
+        let sees = |event: &Event| {
+            let least = if event.kind.is_of_access() { Role::Admin } else { Role::Reader };
+            event.principal == caller.name()
+                || known.role_on(caller, &event.object).is_some_and(|role| role >= least)
+        };
+        Ok(events.map(sees).collect())
+    }
+
     /// The grants that a caller may know of: those on what they are admin of, and their own.
     pub async fn grants(&self, caller: &Caller, all: Vec<Grant>) -> Result<Vec<Grant>> {
         let Some(inner) = &self.0 else { return Ok(all) };
@@ -163,7 +194,7 @@ impl Access {
         let inner = self.0.as_ref().ok_or_else(|| {
             Error::Unsupported("this server runs without authentication; see --auth".into())
         })?;
-        Ok(Keeper { catalog: &inner.catalog, by: caller.name(), now_us: inner.clock.now_us() })
+        Ok(Keeper { catalog: &inner.catalog, by: caller, now_us: inner.clock.now_us() })
     }
 
     /// As [`Keeper::create_key`].
@@ -284,7 +315,8 @@ impl Inner {
             known
         } else {
             let keys = access::list_keys(&mut tx, None).await?;
-            let grants = access::list_grants(&mut tx, None).await?;
+            let mut grants = access::list_grants(&mut tx, None).await?;
+            grants.extend(self.issuers.grants());
             Arc::new(Known::new(epoch, keys, grants))
         };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = (known.clone(), began);

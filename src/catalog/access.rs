@@ -2,10 +2,13 @@
 
 use uuid::Uuid;
 
+use super::events::insert_event;
 use super::tables::table_id;
 use super::{Tx, failed, is_foreign_key_violation, run};
 use crate::error::{Error, Result};
-use crate::model::{ApiKey, Grant, Namespace, NamespaceId, Object, Page, Role, Table};
+use crate::model::{
+    ApiKey, Caller, Event, EventKind, Grant, Namespace, NamespaceId, Object, Page, Role, Table,
+};
 
 /// What [`Tx`]s see of keys and grants changes with this number. 0 before the first of them.
 pub async fn epoch(tx: &mut Tx) -> Result<i64> {
@@ -157,7 +160,7 @@ pub async fn put_grant(
     principal: &str,
     on: &Granted,
     role: Role,
-    granted_by: &str,
+    granted_by: &Caller,
     now_us: i64,
 ) -> Result<()> {
     const NAMESPACE: &str = "INSERT INTO namespace_grants \
@@ -172,11 +175,11 @@ pub async fn put_grant(
         Granted::Namespace(namespace) => (NAMESPACE, namespace.key),
         Granted::Table(table) => (TABLE, table.key),
     };
-    let put = run!(tx, |c| sqlx::query(sql)
+    let put = run!(&mut *tx, |c| sqlx::query(sql)
         .bind(principal)
         .bind(key)
         .bind(role.as_str())
-        .bind(granted_by)
+        .bind(granted_by.name())
         .bind(now_us)
         .execute(c)
         .await
@@ -186,6 +189,12 @@ pub async fn put_grant(
         Granted::Namespace(namespace) => Error::NamespaceNotFound(namespace.id.clone()),
         Granted::Table(table) => Error::TableNotFound(table.id.clone()),
     })?;
+    let object = match on {
+        Granted::Namespace(namespace) => Object::Namespace(namespace.id.clone()),
+        Granted::Table(table) => Object::Table(table.id.clone()),
+    };
+    let event = Event::new(EventKind::GrantCreated, object, granted_by, now_us);
+    insert_event(tx, &event.with("principal", principal).with("role", role.as_str())).await?;
     count_up(tx).await
 }
 

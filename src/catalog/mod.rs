@@ -9,6 +9,7 @@ pub mod batches;
 pub mod claims;
 pub mod clones;
 mod dialect;
+pub mod events;
 mod grouped;
 pub mod idempotency;
 pub mod jobs;

@@ -2,11 +2,14 @@
 
 use uuid::Uuid;
 
+use super::events::insert_event;
 use super::{
     Tx, access, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json,
 };
 use crate::error::{Error, Result};
-use crate::model::{Caller, Name, Namespace, NamespaceId, Page, Properties};
+use crate::model::{
+    Caller, Event, EventKind, Name, Namespace, NamespaceId, Object, Page, Properties,
+};
 
 #[derive(sqlx::FromRow)]
 struct NamespaceRow {
@@ -85,7 +88,7 @@ pub async fn insert_namespace(
         (namespace_id, parent_id, path, name, properties, created_by, created_at_us) \
         VALUES ($1, $2, $3, $4, $5, $6, $7)";
     let properties = to_json(properties)?;
-    let inserted = run!(tx, |c| sqlx::query(SQL)
+    let inserted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(Uuid::now_v7())
         .bind(parent.key)
         .bind(id.to_stored())
@@ -104,7 +107,9 @@ pub async fn insert_namespace(
         } else {
             failed(error, "making a namespace")
         }
-    })
+    })?;
+    let object = Object::Namespace(id.clone());
+    insert_event(tx, &Event::new(EventKind::NamespaceCreated, object, caller, now_us)).await
 }
 
 /// # Errors

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::events::insert_event;
 use super::{
     Tx, access, dialect, failed, from_json, is_foreign_key_violation, is_unique_violation, run,
     to_json,
 };
 use crate::error::{Error, Result};
 use crate::model::{
-    Branch, Caller, Name, Namespace, NamespaceId, Origin, Page, Properties, Table, TableId,
-    TableState,
+    Branch, Caller, Event, EventKind, Name, Namespace, NamespaceId, Object, Origin, Page,
+    Properties, Table, TableId, TableState,
 };
 
 #[derive(sqlx::FromRow)]
@@ -240,7 +241,7 @@ pub async fn insert_table(
         properties, created_by, created_at_us, updated_by, updated_at_us, origin) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8, $9)";
     let properties = to_json(new.properties)?;
-    let inserted = run!(tx, |c| sqlx::query(SQL)
+    let inserted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(new.key)
         .bind(namespace.key)
         .bind(id.name.as_str())
@@ -261,7 +262,14 @@ pub async fn insert_table(
         } else {
             failed(error, "making a table")
         }
-    })
+    })?;
+    let kind = match (new.state, new.origin) {
+        (TableState::Declared, _) => EventKind::TableDeclared,
+        (TableState::Created, Origin::Foreign) => EventKind::TableRegistered,
+        (TableState::Created, Origin::Catalog) => EventKind::TableCreated,
+    };
+    let event = Event::new(kind, Object::Table(id.clone()), caller, now_us);
+    insert_event(tx, &Event { table: Some(new.key), ..event }).await
 }
 
 /// Makes the transaction the only one that looks for and takes an explicit location.
@@ -381,7 +389,7 @@ pub async fn rename_table(
     const SQL: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
         updated_at_us = $5 WHERE table_id = $1";
     access::table_moves(tx, table.key).await?;
-    let renamed = run!(tx, |c| sqlx::query(SQL)
+    let renamed = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .bind(namespace.key)
         .bind(new_id.name.as_str())
@@ -391,13 +399,17 @@ pub async fn rename_table(
         .await
         .map(|done| done.rows_affected()));
     match renamed {
-        Ok(rows) => ensure_one(rows, &table.id),
-        Err(error) if is_unique_violation(&error) => Err(Error::TableAlreadyExists(new_id.clone())),
-        Err(error) if is_foreign_key_violation(&error) => {
-            Err(Error::NamespaceNotFound(namespace.id.clone()))
+        Ok(rows) => ensure_one(rows, &table.id)?,
+        Err(error) if is_unique_violation(&error) => {
+            return Err(Error::TableAlreadyExists(new_id.clone()));
         }
-        Err(error) => Err(failed(error, "renaming a table")),
+        Err(error) if is_foreign_key_violation(&error) => {
+            return Err(Error::NamespaceNotFound(namespace.id.clone()));
+        }
+        Err(error) => return Err(failed(error, "renaming a table")),
     }
+    let event = Event::of_table(EventKind::TableRenamed, table, caller, now_us);
+    insert_event(tx, &event.with("new_id", new_id.to_list())).await
 }
 
 /// Removes the row with its versions and uploads. The files are the caller's to look after.

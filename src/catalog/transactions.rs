@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
+use super::events::insert_event;
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
-use crate::model::{Properties, Table};
+use crate::model::{Caller, Event, EventKind, Properties, Table};
 
 /// A transaction that made a version.
 pub struct CommittedTransaction {
@@ -36,21 +37,32 @@ pub async fn insert_shared(
     id: &str,
     table: &Table,
     version: u64,
-    caller: &str,
+    caller: &Caller,
+    now_us: i64,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO shared_transactions \
         (transaction_id, table_id, branch, version, committed_by) VALUES ($1, $2, $3, $4, $5) \
         ON CONFLICT (transaction_id) DO NOTHING";
-    run!(tx, |c| sqlx::query(SQL)
+    let rows = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(id)
         .bind(table.key)
         .bind(table.branch.as_str())
         .bind(to_sql(version))
-        .bind(caller)
+        .bind(caller.name())
         .execute(c)
         .await
-        .map(drop))
-    .map_err(|error| failed(error, "recording a transaction"))
+        .map(|done| done.rows_affected()))
+    .map_err(|error| failed(error, "recording a transaction"))?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let event = Event {
+        branch: Some(table.branch.clone()),
+        version: Some(version),
+        transaction_id: Some(id.to_owned()),
+        ..Event::of_table(EventKind::VersionCreated, table, caller, now_us)
+    };
+    insert_event(tx, &event.with("operation", "Append")).await
 }
 
 /// The transaction that made the version which a commit shares with others, and who committed it;

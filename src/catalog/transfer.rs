@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// Every table of a catalog, each after those that it refers to, and what its rows are ordered by:
 /// a namespace comes after the one that it is in.
-const TABLES: [(&str, &str); 19] = [
+const TABLES: [(&str, &str); 22] = [
     ("namespaces", "path"),
     ("tables", "table_id"),
     ("table_versions", "table_id, branch, version"),
@@ -32,6 +32,9 @@ const TABLES: [(&str, &str); 19] = [
     ("api_keys", "key_id"),
     ("namespace_grants", "principal, namespace_id"),
     ("table_grants", "principal, table_id"),
+    ("events", "event_id"),
+    ("event_numbers", "id"),
+    ("webhooks", "name"),
 ];
 /// How many rows go in one statement: SQLite takes 32 766 values in one, and no table has as many as
 /// thirty columns.

@@ -1,8 +1,11 @@
 //! Versions: the index of the manifests in storage.
 
+use super::events::insert_event;
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
-use crate::model::{ManifestEntry, NamingScheme, Origin, Page, Table, TableVersion};
+use crate::model::{
+    Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Page, Table, TableVersion,
+};
 use crate::telemetry::meters;
 
 #[derive(sqlx::FromRow)]
@@ -182,8 +185,14 @@ pub async fn list_versions(
 }
 
 /// Records a version. What this server committed wins over what a reader adopted a moment before,
-/// because only the committer knows who did it; a second adoption changes nothing.
-pub async fn insert_version(tx: &mut Tx, table: &Table, version: &TableVersion) -> Result<()> {
+/// because only the committer knows who did it; a second adoption changes nothing. Without a caller it
+/// is no event.
+pub async fn insert_version(
+    tx: &mut Tx,
+    table: &Table,
+    version: &TableVersion,
+    caller: Option<&Caller>,
+) -> Result<()> {
     const SQL: &str = "INSERT INTO table_versions (table_id, branch, version, manifest_path, \
         manifest_size, e_tag, naming_scheme, origin, operation, transaction_id, committed_by, \
         committed_at_us, properties) \
@@ -195,7 +204,7 @@ pub async fn insert_version(tx: &mut Tx, table: &Table, version: &TableVersion) 
         WHERE excluded.origin = 'catalog' AND table_versions.origin = 'foreign'";
     let manifest = &version.manifest;
     let properties = to_json(&version.properties)?;
-    run!(tx, |c| sqlx::query(SQL)
+    let rows = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .bind(table.branch.as_str())
         .bind(to_sql(manifest.version))
@@ -212,12 +221,27 @@ pub async fn insert_version(tx: &mut Tx, table: &Table, version: &TableVersion) 
         .execute(c)
         .await
         .map(|done| done.rows_affected()))
-    .map(|rows| {
-        if rows > 0 {
-            meters::recorded(version.origin.as_str(), version.operation.as_deref());
-        }
-    })
-    .map_err(|error| failed(error, "recording a version"))
+    .map_err(|error| failed(error, "recording a version"))?;
+    if rows == 0 {
+        return Ok(());
+    }
+    meters::recorded(version.origin.as_str(), version.operation.as_deref());
+    let Some(caller) = caller else { return Ok(()) };
+    let kind = match version.origin {
+        Origin::Catalog => EventKind::VersionCreated,
+        Origin::Foreign => EventKind::VersionFound,
+    };
+    let event = Event {
+        branch: Some(table.branch.clone()),
+        version: Some(manifest.version),
+        transaction_id: version.transaction_id.clone(),
+        ..Event::of_table(kind, table, caller, version.committed_at_us)
+    };
+    let event = match &version.operation {
+        Some(operation) => event.with("operation", operation.as_str()),
+        None => event,
+    };
+    insert_event(tx, &event).await
 }
 
 /// Forgets a version whose manifest is gone from storage, such as one that a clean-up removed.

@@ -18,7 +18,7 @@ use crate::auth::Keeper;
 use crate::catalog::Catalog;
 use crate::config::{Overrides, Settings};
 use crate::error::{Error, Result};
-use crate::model::Clock;
+use crate::model::{Caller, Clock};
 use crate::telemetry;
 
 /// A REST catalog and commit server for Lance tables.
@@ -103,7 +103,8 @@ async fn with_keeper<T>(
     work: impl AsyncFnOnce(Keeper<'_>) -> Result<T>,
 ) -> Result<T> {
     let catalog = Catalog::open_existing(&settings.database).await?;
-    let keeper = Keeper { catalog: &catalog, by: OPERATOR, now_us: Clock::system().now_us() };
+    let operator = Caller::from_stored(OPERATOR);
+    let keeper = Keeper { catalog: &catalog, by: &operator, now_us: Clock::system().now_us() };
     let done = work(keeper).await;
     catalog.close().await;
     done

@@ -20,17 +20,17 @@ use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::managed::VersionRange;
+use super::managed::{VersionRange, record_deletion};
 use super::settlement::Settlement;
 use super::tables::ensure_free;
 use super::{Engine, NewLocation, location_of, root_of};
 use crate::catalog::batches::{self, Batch, BatchState};
-use crate::catalog::{Tx, namespaces, tables, versions};
+use crate::catalog::{Tx, events, namespaces, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Claim, Put, StagedManifest, Told};
 use crate::model::{
-    Branch, Caller, ManifestEntry, NamingScheme, Origin, Properties, Table, TableId, TableState,
-    TableVersion,
+    Branch, Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Properties, Table,
+    TableId, TableState, TableVersion,
 };
 
 /// How long a batch is taken to be alive without a sign of life.
@@ -518,7 +518,7 @@ impl Engine {
                 let (creation, version) =
                     created.ok_or_else(|| Error::internal("committing a batch", "nothing put"))?;
                 tables::find_table_by_key(tx, creation.table.key).await?.ok_or_else(gone)?;
-                versions::insert_version(tx, &creation.table, version).await?;
+                versions::insert_version(tx, &creation.table, version, Some(caller)).await?;
                 tables::mark_created(tx, creation.table.key, caller, now_us).await?;
                 Ok(TableChanged::Created(version.clone()))
             }
@@ -529,6 +529,8 @@ impl Engine {
                 for (version, _) in doomed {
                     versions::delete_version(tx, &table, *version).await?;
                 }
+                let numbers = doomed.iter().map(|(version, _)| *version);
+                record_deletion(tx, &table, numbers, caller, now_us).await?;
                 if *keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
                     tables::mark_declared(tx, table.key, caller, now_us).await?;
                 }
@@ -537,6 +539,8 @@ impl Engine {
             Step::Deregister { table, .. } => {
                 let table = tables::find_table_by_key(tx, *table).await?.ok_or_else(gone)?;
                 tables::delete_table(tx, &table).await?;
+                let event = Event::of_table(EventKind::TableDeregistered, &table, caller, now_us);
+                events::insert_event(tx, &event).await?;
                 Ok(TableChanged::Deregistered(table))
             }
             Step::Settle(_) => Err(Error::internal("committing a batch", "it changes no table")),

@@ -294,7 +294,7 @@ impl Engine {
                     committed_at_us: self.now_us(),
                     properties: Properties::new(),
                 };
-                versions::insert_version(&mut tx, table, &version).await?;
+                versions::insert_version(&mut tx, table, &version, Some(caller)).await?;
             }
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             tx.commit().await

@@ -121,7 +121,7 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
-        versions::insert_version(&mut tx, table, first).await?;
+        versions::insert_version(&mut tx, table, first, Some(caller)).await?;
         if depth == Depth::Shallow {
             clones::insert_clone(&mut tx, table, source).await?;
         }

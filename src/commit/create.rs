@@ -412,7 +412,7 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         let namespace = namespaces::get_namespace(&mut tx, &table.id.namespace).await?;
         self.insert_table(&mut tx, &namespace, table, caller).await?;
-        versions::insert_version(&mut tx, table, version).await?;
+        versions::insert_version(&mut tx, table, version, Some(caller)).await?;
         if let Some(view) = view {
             views::insert_view(&mut tx, table.key, view).await?;
         }

@@ -7,10 +7,12 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::{Engine, location_of, root_of};
-use crate::catalog::{batches, tables, versions};
+use crate::catalog::{Tx, batches, events, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Claim, Landed, Put, StagedManifest, check_new_branch};
-use crate::model::{Caller, ManifestEntry, Origin, Properties, Table, TableVersion};
+use crate::model::{
+    Caller, Event, EventKind, ManifestEntry, Origin, Properties, Table, TableVersion,
+};
 
 /// How long a change waits for a batch that is at the same table.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,7 +86,7 @@ impl Engine {
         let version = self.version_of(&staged, landed, metadata, caller);
         let recorded = async {
             let mut tx = self.catalog.write().await?;
-            versions::insert_version(&mut tx, table, &version).await?;
+            versions::insert_version(&mut tx, table, &version, Some(caller)).await?;
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             tx.commit().await
         };
@@ -208,6 +210,8 @@ impl Engine {
         for manifest in &doomed {
             versions::delete_version(&mut tx, table, manifest.version).await?;
         }
+        let numbers = doomed.iter().map(|manifest| manifest.version);
+        record_deletion(&mut tx, table, numbers, caller, self.now_us()).await?;
         if keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
             tables::mark_declared(&mut tx, table.key, caller, self.now_us()).await?;
         }
@@ -298,4 +302,23 @@ impl Engine {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Writes down that versions were deleted, as one event.
+pub(super) async fn record_deletion(
+    tx: &mut Tx,
+    table: &Table,
+    versions: impl Iterator<Item = u64>,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<()> {
+    let versions: Vec<u64> = versions.collect();
+    if versions.is_empty() {
+        return Ok(());
+    }
+    let event = Event {
+        branch: Some(table.branch.clone()),
+        ..Event::of_table(EventKind::VersionDeleted, table, caller, now_us)
+    };
+    events::insert_event(tx, &event.with("versions", versions)).await
 }

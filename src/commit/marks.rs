@@ -109,7 +109,7 @@ impl Engine {
                 properties: Properties::new(),
             };
             let mut tx = self.catalog.write().await?;
-            versions::insert_version(&mut tx, table, &version).await?;
+            versions::insert_version(&mut tx, table, &version, Some(caller)).await?;
             tables::mark_created(&mut tx, table.key, caller, self.now_us()).await?;
             tx.commit().await
         };

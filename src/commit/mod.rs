@@ -24,6 +24,7 @@ mod change;
 mod clones;
 mod create;
 mod doctor;
+mod events;
 mod garbage;
 mod giving_up;
 mod group;

@@ -5,9 +5,11 @@ use tokio::sync::OwnedMutexGuard;
 use super::clones::ensure_not_cloned;
 use super::{Engine, location_of};
 use crate::catalog::access::{self, Granted};
-use crate::catalog::{namespaces, removals, tables};
+use crate::catalog::{Tx, events, namespaces, removals, tables};
 use crate::error::{Error, Result};
-use crate::model::{Caller, NamespaceId, Properties, Role, Table};
+use crate::model::{
+    Caller, Event, EventKind, Namespace, NamespaceId, Object, Properties, Role, Table,
+};
 
 /// The property of a namespace that names the storage profile of its tables, and of those below it.
 pub(super) const STORAGE_PROFILE: &str = "storage_profile";
@@ -87,8 +89,8 @@ impl Engine {
                 IfExists::Fail => return Err(Error::NamespaceAlreadyExists(id.clone())),
                 IfExists::Keep => return Ok(existing.properties),
                 IfExists::Replace => {
-                    dropped = self.empty_namespace(&mut tx, id).await?;
-                    namespaces::delete_namespace(&mut tx, &existing).await?;
+                    dropped = self.empty_namespace(&mut tx, id, caller).await?;
+                    self.delete_namespace(&mut tx, &existing, caller).await?;
                 }
             }
         }
@@ -114,7 +116,7 @@ impl Engine {
         if caller.owns() {
             let made = namespaces::get_namespace(&mut tx, id).await?;
             let (by, on) = (caller.name(), Granted::Namespace(made));
-            access::put_grant(&mut tx, by, &on, Role::Manager, by, self.now_us()).await?;
+            access::put_grant(&mut tx, by, &on, Role::Manager, caller, self.now_us()).await?;
         }
         tx.commit().await?;
         self.remove_folders(&dropped).await;
@@ -149,9 +151,9 @@ impl Engine {
         };
         let dropped = match behavior {
             Behavior::Restrict => Vec::new(),
-            Behavior::Cascade => self.empty_namespace(&mut tx, id).await?,
+            Behavior::Cascade => self.empty_namespace(&mut tx, id, caller).await?,
         };
-        namespaces::delete_namespace(&mut tx, &namespace).await?;
+        self.delete_namespace(&mut tx, &namespace, caller).await?;
         tx.commit().await?;
         self.remove_folders(&dropped).await;
         tracing::info!(namespace.id = %id, %caller, tables = dropped.len(), "dropped namespace");
@@ -177,8 +179,9 @@ impl Engine {
     /// Deletes the rows of all that a namespace holds, and notes the folders to remove.
     async fn empty_namespace(
         &self,
-        tx: &mut crate::catalog::Tx,
+        tx: &mut Tx,
         id: &NamespaceId,
+        caller: &Caller,
     ) -> Result<Vec<Table>> {
         let root = namespaces::get_namespace(tx, id).await?;
         let descendants = namespaces::list_descendants(tx, id).await?;
@@ -187,6 +190,9 @@ impl Engine {
             for table in tables::list_for_drop(tx, namespace).await? {
                 removals::insert_removal(tx, &table.location, self.now_us()).await?;
                 tables::delete_table(tx, &table).await?;
+                let kind = EventKind::TableDropped;
+                let event = Event::of_table(kind, &table, caller, self.now_us());
+                events::insert_event(tx, &event).await?;
                 dropped.push(table);
             }
         }
@@ -195,9 +201,21 @@ impl Engine {
             ensure_not_cloned(tx, table).await?;
         }
         for namespace in &descendants {
-            namespaces::delete_namespace(tx, namespace).await?;
+            self.delete_namespace(tx, namespace, caller).await?;
         }
         Ok(dropped)
+    }
+
+    async fn delete_namespace(
+        &self,
+        tx: &mut Tx,
+        namespace: &Namespace,
+        caller: &Caller,
+    ) -> Result<()> {
+        namespaces::delete_namespace(tx, namespace).await?;
+        let object = Object::Namespace(namespace.id.clone());
+        let event = Event::new(EventKind::NamespaceDropped, object, caller, self.now_us());
+        events::insert_event(tx, &event).await
     }
 
     /// Removes the folders of dropped tables. What fails stays noted and is swept later: the

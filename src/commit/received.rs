@@ -190,8 +190,8 @@ impl Engine {
             let mut tx = self.catalog.write().await?;
             uploads::end_claim(&mut tx, &id, UploadState::Committed).await?;
             if found.marked.transaction_id != id {
-                let by = caller.name();
-                transactions::insert_shared(&mut tx, &id, table, version, by).await?;
+                let now_us = self.now_us();
+                transactions::insert_shared(&mut tx, &id, table, version, caller, now_us).await?;
             }
             tx.commit().await?;
         }

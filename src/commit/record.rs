@@ -82,7 +82,11 @@ impl Engine {
                 multipart::finish_session(tx, session, one.outcome.version, keep_until_us).await?;
             }
         }
-        versions::insert_version(tx, table, version).await?;
+        // Commits that share it are events of their own.
+        let maker = finished
+            .iter()
+            .find(|one| version.transaction_id.as_ref() == Some(&one.outcome.transaction_id));
+        versions::insert_version(tx, table, version, maker.map(|one| &one.caller)).await?;
         if let Some(first) = finished.first()
             && (table.state == TableState::Declared || version.manifest.version == 1)
         {
@@ -100,9 +104,9 @@ impl Engine {
                 }
             }
             if version.transaction_id.as_ref() != Some(transaction_id) {
-                let caller = one.caller.name();
-                let number = version.manifest.version;
-                transactions::insert_shared(tx, transaction_id, table, number, caller).await?;
+                let (number, now_us) = (version.manifest.version, self.now_us());
+                transactions::insert_shared(tx, transaction_id, table, number, &one.caller, now_us)
+                    .await?;
             }
             if let Some(once) = &one.once {
                 let answer = Self::answer_to_keep(&one.outcome)?;

@@ -7,10 +7,12 @@ use super::clones::ensure_not_cloned;
 use super::versions::no_data;
 use super::{Engine, location_of, root_of};
 use crate::catalog::jobs;
-use crate::catalog::{multipart, uploads, versions};
+use crate::catalog::{events, multipart, uploads, versions};
 use crate::error::{Error, Result};
 use crate::lake::{Before, BranchEntry, Tag, check_new_branch};
-use crate::model::{Branch, Caller, Origin, Page, Properties, Table, TableVersion};
+use crate::model::{
+    Branch, Caller, Event, EventKind, Origin, Page, Properties, Table, TableVersion,
+};
 
 impl Engine {
     /// A page of the tags of all branches, by name, and the token of the next.
@@ -39,10 +41,20 @@ impl Engine {
     ///
     /// # Errors
     /// `TableTagAlreadyExists`, `TableVersionNotFound`, `InvalidInput`.
-    pub async fn create_tag(&self, table: &Table, tag: &str, version: u64) -> Result<()> {
+    pub async fn create_tag(
+        &self,
+        table: &Table,
+        tag: &str,
+        version: u64,
+        caller: &Caller,
+    ) -> Result<()> {
         let _turn = self.take_turn(table).await?;
         match self.open(table, Some(version)).await?.create_tag(tag).await? {
-            Before::Absent => Ok(()),
+            Before::Absent => {
+                let kind = EventKind::TagCreated;
+                self.tell_of_tag(kind, table, tag, Some(version), caller).await;
+                Ok(())
+            }
             Before::There => {
                 Err(Error::TableTagAlreadyExists { table: table.id.clone(), tag: tag.into() })
             }
@@ -53,20 +65,55 @@ impl Engine {
     ///
     /// # Errors
     /// `TableTagNotFound`, `TableVersionNotFound`, `InvalidInput`.
-    pub async fn move_tag(&self, table: &Table, tag: &str, version: u64) -> Result<()> {
+    pub async fn move_tag(
+        &self,
+        table: &Table,
+        tag: &str,
+        version: u64,
+        caller: &Caller,
+    ) -> Result<()> {
         let _turn = self.take_turn(table).await?;
         match self.open(table, Some(version)).await?.move_tag(tag).await? {
-            Before::There => Ok(()),
+            Before::There => {
+                let kind = EventKind::TagUpdated;
+                self.tell_of_tag(kind, table, tag, Some(version), caller).await;
+                Ok(())
+            }
             Before::Absent => Err(tag_not_found(table, tag)),
         }
     }
 
     /// # Errors
     /// `TableTagNotFound`, `InvalidInput`.
-    pub async fn delete_tag(&self, table: &Table, tag: &str) -> Result<()> {
+    pub async fn delete_tag(&self, table: &Table, tag: &str, caller: &Caller) -> Result<()> {
         match self.open(table, None).await?.delete_tag(tag).await? {
-            Before::There => Ok(()),
+            Before::There => {
+                self.tell_of_tag(EventKind::TagDeleted, table, tag, None, caller).await;
+                Ok(())
+            }
             Before::Absent => Err(tag_not_found(table, tag)),
+        }
+    }
+
+    async fn tell_of_tag(
+        &self,
+        kind: EventKind,
+        table: &Table,
+        tag: &str,
+        version: Option<u64>,
+        caller: &Caller,
+    ) {
+        let branch = Some(table.branch.clone());
+        let event =
+            Event { branch, version, ..Event::of_table(kind, table, caller, self.now_us()) };
+        self.tell(&event.with("tag", tag)).await;
+    }
+
+    /// Writes down what storage decided. A failure here is no failure of the change.
+    async fn tell(&self, event: &Event) {
+        let told = self.record_event(event).await;
+        if let Err(error) = told {
+            tracing::error!(kind = event.kind.as_str(), %error, "an event could not be written down");
         }
     }
 
@@ -122,7 +169,7 @@ impl Engine {
             committed_at_us: self.now_us(),
             properties: Properties::new(),
         };
-        if let Err(error) = self.record_branch(&target, &first).await {
+        if let Err(error) = self.record_branch(&target, &first, caller).await {
             tracing::error!(
                 table.id = %target.id, %branch, %error,
                 "a branch stands in storage but its first version could not be recorded"
@@ -132,9 +179,21 @@ impl Engine {
         Ok(made.transaction_id)
     }
 
-    async fn record_branch(&self, table: &Table, first: &TableVersion) -> Result<()> {
+    async fn record_branch(
+        &self,
+        table: &Table,
+        first: &TableVersion,
+        caller: &Caller,
+    ) -> Result<()> {
         let mut tx = self.catalog.write().await?;
-        versions::insert_version(&mut tx, table, first).await?;
+        let event = Event {
+            branch: Some(table.branch.clone()),
+            version: Some(first.manifest.version),
+            transaction_id: first.transaction_id.clone(),
+            ..Event::of_table(EventKind::BranchCreated, table, caller, self.now_us())
+        };
+        versions::insert_version(&mut tx, table, first, None).await?;
+        events::insert_event(&mut tx, &event).await?;
         tx.commit().await
     }
 
@@ -142,7 +201,7 @@ impl Engine {
     ///
     /// # Errors
     /// `TableBranchNotFound`; `InvalidTableState` when a tag or another branch starts from it.
-    pub async fn delete_branch(&self, table: &Table) -> Result<()> {
+    pub async fn delete_branch(&self, table: &Table, caller: &Caller) -> Result<()> {
         // From the main branch: of the one that goes perhaps nothing can be opened any more.
         let main = root_line(table);
         let _branch_turn = self.branch_turns.take(&main).await;
@@ -162,6 +221,11 @@ impl Engine {
             let (table, branch) = (table.id.clone(), table.branch.clone());
             return Err(Error::TableBranchNotFound { table, branch });
         }
+        let event = Event {
+            branch: Some(table.branch.clone()),
+            ..Event::of_table(EventKind::BranchDeleted, table, caller, self.now_us())
+        };
+        self.tell(&event).await;
         // The branch is gone. What is left of it now only takes up room.
         let (forgotten, removed) =
             (self.forget_branch(table).await, self.lake.remove(&location_of(table)).await);

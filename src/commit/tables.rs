@@ -9,11 +9,12 @@ use super::namespaces::STORAGE_PROFILE;
 use super::{Engine, location_of};
 use crate::catalog::access::{self, Granted};
 use crate::catalog::tables::NewTable;
-use crate::catalog::{Tx, claims, namespaces, removals, tables};
+use crate::catalog::{Tx, claims, events, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
 use crate::model::{
-    Branch, Caller, Namespace, NamespaceId, Origin, Properties, Role, Table, TableId, TableState,
+    Branch, Caller, Event, EventKind, Namespace, NamespaceId, Origin, Properties, Role, Table,
+    TableId, TableState,
 };
 
 /// Where a new table is to stand.
@@ -97,7 +98,12 @@ impl Engine {
         if let Some(existing) = tables::find_table(&mut tx, id).await? {
             match mode {
                 RegisterMode::Create => return Err(Error::TableAlreadyExists(id.clone())),
-                RegisterMode::Overwrite => tables::delete_table(&mut tx, &existing).await?,
+                RegisterMode::Overwrite => {
+                    tables::delete_table(&mut tx, &existing).await?;
+                    let kind = EventKind::TableDeregistered;
+                    let event = Event::of_table(kind, &existing, caller, self.now_us());
+                    events::insert_event(&mut tx, &event).await?;
+                }
             }
         }
         ensure_free(&mut tx, id, &location).await?;
@@ -137,6 +143,8 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         let table = tables::get_table(&mut tx, id).await?;
         tables::delete_table(&mut tx, &table).await?;
+        let event = Event::of_table(EventKind::TableDeregistered, &table, caller, self.now_us());
+        events::insert_event(&mut tx, &event).await?;
         tx.commit().await?;
         tracing::info!(table.id = %id, %caller, "deregistered table");
         Ok(table)
@@ -153,6 +161,8 @@ impl Engine {
         removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
         tables::delete_table(&mut tx, &table).await?;
         ensure_not_cloned(&mut tx, &table).await?;
+        let event = Event::of_table(EventKind::TableDropped, &table, caller, self.now_us());
+        events::insert_event(&mut tx, &event).await?;
         tx.commit().await?;
         self.remove_folder(&location_of(&table)).await;
         tracing::info!(table.id = %id, %caller, "dropped table");
@@ -314,7 +324,7 @@ impl Engine {
             return Ok(());
         }
         let (by, on) = (caller.name(), Granted::Table(table.clone()));
-        access::put_grant(tx, by, &on, Role::Manager, by, now_us).await
+        access::put_grant(tx, by, &on, Role::Manager, caller, now_us).await
     }
 }
 

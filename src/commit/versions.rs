@@ -86,6 +86,7 @@ impl Engine {
         tracing::info!(table.id = %table.id, versions = found.len(), "adopting versions");
         let mut tx = self.catalog.write().await?;
         let mut last = None;
+        let (newest, server) = (found.last().map(|manifest| manifest.version), Caller::server());
         for manifest in found {
             let version = TableVersion {
                 committed_at_us: manifest.modified_at_us,
@@ -96,10 +97,12 @@ impl Engine {
                 committed_by: None,
                 properties: Properties::new(),
             };
-            versions::insert_version(&mut tx, table, &version).await?;
+            // Of many that are found at once, the newest is the event.
+            let finder = Some(&server).filter(|_| newest == Some(version.manifest.version));
+            versions::insert_version(&mut tx, table, &version, finder).await?;
             last = Some(version);
         }
-        tables::mark_created(&mut tx, table.key, &Caller::server(), self.now_us()).await?;
+        tables::mark_created(&mut tx, table.key, &server, self.now_us()).await?;
         tx.commit().await?;
         Ok(last)
     }

@@ -10,6 +10,7 @@
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
 //! | `--client-storage-option K=V` | `TILTYARD_CLIENT_STORAGE_OPTION` | `[client_storage_options]` |
 //! | | | `[storage_profiles.NAME]` |
+//! | | | `[token_issuers.NAME]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
 //! | `--commit-arbiter` | `TILTYARD_COMMIT_ARBITER` | `commit_arbiter` |
 //! | `--no-managed-versioning` | `TILTYARD_NO_MANAGED_VERSIONING` | `managed_versioning = false` |
@@ -28,6 +29,8 @@
 //! | `--tls-key` | `TILTYARD_TLS_KEY` | `tls_key` |
 //! | `--auth` | `TILTYARD_AUTH` | `auth` |
 //! | `--insecure` | `TILTYARD_INSECURE` | `insecure` |
+//! | `--event-retention` | `TILTYARD_EVENT_RETENTION` | `event_retention` |
+//! | | | `[webhooks.NAME]` |
 //! | `--grace` | `TILTYARD_GRACE` | `grace` |
 //! | `--log-format` | `TILTYARD_LOG_FORMAT` | `log_format` |
 //! | `--log` | `TILTYARD_LOG` | `log` |
@@ -99,8 +102,15 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Whether callers have to say who they are, and may do only what they were granted.
     pub auth: bool,
+    /// Whose tokens say who a caller is, by the names that begin those of their users and groups.
+    pub token_issuers: BTreeMap<String, TokenIssuer>,
     /// Whether everybody who reaches an address other than this machine's own may do everything.
     pub insecure: bool,
+    /// How long it is known what happened, at least.
+    #[serde(with = "humantime_serde")]
+    pub event_retention: Duration,
+    /// Who is told what happens, by names that stay the same while their URLs may change.
+    pub webhooks: BTreeMap<String, Webhook>,
     /// How long running requests may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
@@ -138,7 +148,10 @@ impl Default for Settings {
             tls_certificate: None,
             tls_key: None,
             auth: false,
+            token_issuers: BTreeMap::new(),
             insecure: false,
+            event_retention: Duration::from_secs(30 * 24 * 60 * 60),
+            webhooks: BTreeMap::new(),
             grace: Duration::from_secs(30),
             log_format: LogFormat::Text,
             log: "info,lance=warn".into(),
@@ -159,6 +172,65 @@ pub struct StorageProfile {
     pub client_storage_options: BTreeMap<String, String>,
     /// As [`Settings::commit_arbiter`].
     pub commit_arbiter: CommitArbiter,
+}
+
+/// An OpenID Connect issuer whose tokens are taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenIssuer {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// The `aud` of its tokens has to name one of these.
+    pub audiences: Vec<String>,
+    /// The URL or the file of its keys, a JWK set. Without, its discovery document says where.
+    pub jwks: Option<String>,
+    /// By how much its clock may differ from ours.
+    #[serde(with = "humantime_serde")]
+    pub clock_skew: Duration,
+    /// The claim with the groups of a user.
+    pub groups_claim: String,
+    /// What members of its groups may do.
+    pub roles: Vec<GroupRole>,
+}
+
+impl Default for TokenIssuer {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audiences: Vec::new(),
+            jwks: None,
+            clock_skew: Duration::from_secs(60),
+            groups_claim: "groups".into(),
+            roles: Vec::new(),
+        }
+    }
+}
+
+/// Where events are sent to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhook {
+    /// An `https` URL, or an `http` one.
+    pub url: String,
+    /// What requests are signed with: `whsec_` and base64 of 24 to 64 bytes, or `env:NAME` of a variable
+    /// that holds it.
+    pub secret: String,
+    /// Of these kinds only, or of those that begin with one of these words and a dot.
+    pub kinds: Vec<String>,
+    /// Of this namespace only, and of all that is within it.
+    pub namespace: Vec<String>,
+}
+
+/// A role of the members of a group, besides those that are granted to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRole {
+    pub group: String,
+    /// `reader`, `writer`, `manager` or `admin`.
+    pub role: String,
+    /// The names of the namespace that it is on; none for the root.
+    #[serde(default)]
+    pub namespace: Vec<String>,
 }
 
 /// What decides which manifest becomes a version when two are there at once.
@@ -373,6 +445,11 @@ pub struct Overrides {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
+
+    /// How long it is known what happened: GET /v1/events [default: 30d]
+    #[arg(long, env = "TILTYARD_EVENT_RETENTION", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub event_retention: Option<Duration>,
 
     /// How long running requests may go on after SIGTERM [default: 30s]
     #[arg(long, env = "TILTYARD_GRACE", value_name = "TIME", value_parser = duration)]

@@ -117,6 +117,13 @@ fn status_and_code(error: &Error, dialect: Dialect) -> (StatusCode, u32) {
     }
 }
 
+/// The error that a response carries, and the spec's number of it.
+pub(super) fn refused_with(response: &Response) -> Option<(Arc<Error>, u32)> {
+    let ApiError(error) = response.extensions().get::<ApiError>()?;
+    let (_, code) = status_and_code(error, Dialect::Namespace);
+    Some((error.clone(), code))
+}
+
 /// What failed, if the server failed.
 pub(super) fn failure_of(response: &Response) -> Option<Arc<Error>> {
     let ApiError(error) = response.extensions().get::<ApiError>()?;

@@ -19,7 +19,7 @@ use utoipa::openapi::{Required, Schema};
 use super::AppState;
 use super::error::ApiError;
 use crate::error::{Error, Result};
-use crate::model::{Caller, Mark, Name, NamespaceId, StreamKey, TableId};
+use crate::model::{Asked, Caller, Mark, Name, NamespaceId, StreamKey, TableId};
 
 /// The delimiter of identifiers when the caller names none.
 pub const DEFAULT_DELIMITER: &str = "$";
@@ -334,6 +334,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         // As `access` found it; nobody in particular where nobody has to say who they are.
         let caller = parts.extensions.get::<Self>().cloned().unwrap_or_else(Self::anonymous);
         let caller = caller.who_waits(patience(&parts.headers)?);
+        let caller = caller.who_asked(parts.extensions.get::<Arc<Asked>>().cloned());
         // Of a request that takes effect once.
         let (mark, key) = (parts.extensions.get::<Arc<Mark>>(), parts.extensions.get());
         Ok(match (mark, key) {

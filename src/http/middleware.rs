@@ -1,11 +1,13 @@
 //! What every request passes through: a request id, a span, one log line, panics to 500, errors to
 //! bodies.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +22,7 @@ use super::error::{ApiError, failure_of, render};
 use super::extract::TablePath;
 use super::meters::{count_received, count_sent, operation_of};
 use crate::error::Error;
+use crate::model::Asked;
 use crate::telemetry::meters::{self, Present};
 use crate::telemetry::traces;
 
@@ -94,6 +97,13 @@ async fn observe(request: Request, next: Next) -> Response {
     let (started, present) = (Instant::now(), Present::request());
     let mut request = count_received(request, operation.clone());
     request.extensions_mut().insert(operation.clone());
+    let remote = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let asked = Asked {
+        request_id: id.to_str().unwrap_or("?").to_owned(),
+        operation: operation.to_string(),
+        remote: remote.map(|ConnectInfo(address)| address.ip()),
+    };
+    request.extensions_mut().insert(Arc::new(asked));
     let respond = async {
         let answer = match read_ahead(request).await {
             Ok(request) => next.run(request).await,

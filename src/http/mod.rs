@@ -7,6 +7,7 @@ pub mod arrow;
 mod body;
 pub mod distributed;
 pub mod error;
+pub mod events;
 pub mod extract;
 mod health;
 mod lancedb;
@@ -15,6 +16,7 @@ mod middleware;
 pub mod namespace;
 mod once;
 pub mod openapi;
+mod refusals;
 
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
@@ -23,6 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get, post};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -43,6 +46,7 @@ use namespace::{
     backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
     tags, transactions, versions, views,
 };
+pub use refusals::Refusals;
 
 /// What every handler may use: one pointer, since each layer of a request has its own.
 #[derive(Clone)]
@@ -57,8 +61,11 @@ pub struct Services {
     pub limits: Limits,
     pub admission: Admission,
     pub unknown_databases: UnknownDatabases,
+    pub refusals: Refusals,
     /// What has to come to its end even when its client hangs up.
     pub work: TaskTracker,
+    /// Cancelled when the server takes no new work.
+    pub stopping: CancellationToken,
 }
 
 /// What becomes of a database that a LanceDB client names and that is no namespace yet.
@@ -210,6 +217,7 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(access::grants::delete_grant))
         .routes(routes!(access::grants::list_grants))
         .routes(routes!(access::grants::who_am_i))
+        .routes(routes!(events::list_events))
         .routes(routes!(health::get_capabilities))
         .routes(routes!(health::get_healthz))
         .routes(routes!(health::get_readyz))
@@ -312,6 +320,7 @@ pub fn router(state: AppState, client_timeout: Duration) -> Router {
         .layer(from_fn_with_state(state.clone(), once::take_effect_once))
         .layer(from_fn_with_state(state.clone(), middleware::unless_gone))
         .layer(from_fn_with_state(state.clone(), access::decide))
+        .layer(from_fn_with_state(state.clone(), refusals::note))
         .layer(from_fn_with_state(state.clone(), admission::admit))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))

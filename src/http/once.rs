@@ -120,6 +120,11 @@ fn takes(path: &str) -> Option<Takes> {
     WRITES.iter().find(|(known, _)| *known == path).map(|(_, takes)| *takes)
 }
 
+/// Whether a request is to change something.
+pub(super) fn changes_something(method: &Method, path: &str) -> bool {
+    method != Method::GET && method != Method::HEAD && takes(path).is_some()
+}
+
 /// Says in the document which operations take a key.
 pub(super) fn document_keys(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {

@@ -16,7 +16,12 @@ const ROUND: Duration = Duration::from_secs(24 * 60 * 60);
 /// goes on with the next sweep.
 const SHARE: u32 = 4;
 
-pub(super) async fn run(engine: Engine, interval: Duration, stop: CancellationToken) {
+pub(super) async fn run(
+    engine: Engine,
+    interval: Duration,
+    event_retention: Duration,
+    stop: CancellationToken,
+) {
     // An interval of zero would be a busy loop.
     let interval = interval.max(Duration::from_millis(100));
     let mut round = Round { begun: Instant::now(), at: Some(Cursor::default()) };
@@ -36,6 +41,11 @@ pub(super) async fn run(engine: Engine, interval: Duration, stop: CancellationTo
         let until = Instant::now() + interval / SHARE;
         if let Err(error) = round.go_on(&engine, until, &stop, &mut count).await {
             tracing::warn!(%error, "could not sweep the files of tables");
+        }
+        match engine.forget_events(event_retention).await {
+            Ok(0) => {}
+            Ok(events) => tracing::info!(events, "forgot old events"),
+            Err(error) => tracing::warn!(%error, "could not forget old events"),
         }
         if number > 0 {
             tracing::info!(things = number, "swept");

@@ -49,6 +49,18 @@ impl Object {
         Self::Namespace(NamespaceId::root())
     }
 
+    /// Whether it is another, or a namespace that the other is in.
+    pub fn holds(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespace(id), Self::Namespace(other)) => id == other || id.holds(other),
+            (Self::Namespace(id), Self::Table(table)) => {
+                *id == table.namespace || id.holds(&table.namespace)
+            }
+            (Self::Table(id), Self::Table(other)) => id == other,
+            (Self::Table(_), Self::Namespace(_)) => false,
+        }
+    }
+
     /// Its names, from the root.
     pub fn to_list(&self) -> Vec<String> {
         match self {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Mark, StreamKey};
+use super::{Asked, Mark, StreamKey};
 
 /// Who makes a request, and whether it is to take effect once. Every change records the name.
 #[derive(Debug, Clone)]
@@ -12,6 +12,7 @@ pub struct Caller {
     groups: Arc<[String]>,
     /// Whether it gets a role of its own on what it makes.
     owns: bool,
+    asked: Option<Arc<Asked>>,
     key: Option<StreamKey>,
     mark: Option<Arc<Mark>>,
     patience: Option<Duration>,
@@ -30,8 +31,15 @@ impl Caller {
 
     /// A caller whose name was recorded.
     pub fn from_stored(name: impl Into<String>) -> Self {
-        let groups = Arc::default();
-        Self { name: name.into(), groups, owns: false, key: None, mark: None, patience: None }
+        Self {
+            name: name.into(),
+            groups: Arc::default(),
+            owns: false,
+            asked: None,
+            key: None,
+            mark: None,
+            patience: None,
+        }
     }
 
     /// A caller who said who they are, and who belongs to these groups.
@@ -57,6 +65,16 @@ impl Caller {
     /// Whether what is granted to a principal holds for it.
     pub fn is(&self, principal: &str) -> bool {
         self.principals().any(|one| one == principal)
+    }
+
+    /// The same, who sends this request.
+    pub fn who_asked(self, asked: Option<Arc<Asked>>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// The request that it sends.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.asked.as_deref()
     }
 
     /// The same, with a request whose key is taken when its body has come.

@@ -39,7 +39,7 @@ pub(super) async fn serve(
     http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
     // A router as it is would be copied as a whole for each connection.
-    let service = router.into_make_service();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         None => server.serve(service).await,
         Some(tls) => {

@@ -11,15 +11,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Access, Keeper};
+use crate::auth::{Access, Issuer, Keeper};
 use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
-use crate::config::{CommitArbiter, Settings, StorageProfile};
+use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer};
 use crate::error::{Error, Result};
-use crate::http::{Admission, AppState, Limits, Services, UnknownDatabases, router};
-use crate::jobs;
+use crate::http::{Admission, AppState, Limits, Refusals, Services, UnknownDatabases, router};
+use crate::jobs::{self, Duties};
 use crate::lake::{Lake, Place, WrappingObjectStore};
-use crate::model::{Caller, Clock};
+use crate::model::{Caller, Clock, NamespaceId, Object, Role};
 use crate::telemetry::meters;
 
 /// Begins the value of a storage option that a variable of the environment holds.
@@ -85,12 +85,16 @@ pub async fn run_with(
         (None, None) => None,
         _ => return Err(Error::invalid_input("TLS takes both a certificate and its key")),
     };
-    let state = build(parts, &settings).await?;
-    ready(first_key(&state).await?.as_deref());
+    let webhooks = settings.webhooks.iter().map(webhook).collect::<Result<_>>()?;
     let stop = CancellationToken::new();
+    let (state, refusals) = build(parts, &settings, stop.clone()).await?;
+    ready(first_key(&state).await?.as_deref());
     // Jobs, and writes whose clients hung up.
     let work = state.work.clone();
-    jobs::start(state.engine.in_background(), settings.gc_interval, stop.clone(), &work);
+    let (gc_interval, event_retention) = (settings.gc_interval, settings.event_retention);
+    let duties = Duties { gc_interval, event_retention, webhooks };
+    jobs::start(state.engine.in_background(), duties, stop.clone(), &work);
+    work.spawn(refusals);
     let (catalog, engine) = (state.catalog.clone(), state.engine.clone());
     let access = state.access.clone();
     let stopped = stop.clone();
@@ -160,19 +164,28 @@ async fn first_key(state: &AppState) -> Result<Option<String>> {
         return Ok(None);
     }
     let (catalog, server) = (&state.catalog, Caller::server());
-    let keeper = Keeper { catalog, by: server.name(), now_us: state.engine.now_us() };
+    let keeper = Keeper { catalog, by: &server, now_us: state.engine.now_us() };
     keeper.bootstrap().await
 }
 
-async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
+/// Answers also the work of writing down what is refused.
+async fn build(
+    parts: Parts,
+    settings: &Settings,
+    stopping: CancellationToken,
+) -> Result<(AppState, impl Future<Output = ()> + use<>)> {
     let catalog = Catalog::open(&settings.database, settings.max_connections).await?;
     match settings.migrate {
         true => catalog.migrate().await?,
         false => catalog.ensure_current().await?,
     }
     let access = match settings.auth {
-        true => Access::guarded(catalog.clone(), parts.clock.clone()).await?,
-        false => Access::open(),
+        true => {
+            let issuers = settings.token_issuers.iter().map(issuer).collect::<Result<_>>()?;
+            Access::guarded(catalog.clone(), parts.clock.clone(), issuers).await?
+        }
+        false if settings.token_issuers.is_empty() => Access::open(),
+        false => return Err(Error::invalid_input("token_issuers are for a server with --auth")),
     };
     let work = TaskTracker::new();
     let (lake, engine) = engine(parts, settings, &catalog, &work).await?;
@@ -185,7 +198,8 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
         Admission::new(settings.max_requests, settings.max_upload_bytes, settings.request_timeout);
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
-    Ok(AppState::new(Services {
+    let (refusals, writing) = Refusals::start(engine.in_background(), stopping.clone());
+    let state = AppState::new(Services {
         catalog,
         lake,
         engine,
@@ -193,8 +207,23 @@ async fn build(parts: Parts, settings: &Settings) -> Result<AppState> {
         limits,
         admission,
         unknown_databases,
+        refusals,
         work,
-    }))
+        stopping,
+    });
+    Ok((state, writing))
+}
+
+/// # Errors
+/// `InvalidInput` for a role of a group that is none.
+fn issuer((name, settings): (&String, &TokenIssuer)) -> Result<Issuer> {
+    let TokenIssuer { issuer, audiences, jwks, clock_skew, groups_claim, roles } = settings.clone();
+    let roles = roles.into_iter().map(|one| {
+        let on = Object::Namespace(NamespaceId::from_list(&one.namespace)?);
+        Ok((one.group, Role::parse(&one.role)?, on))
+    });
+    let roles = roles.collect::<Result<_>>()?;
+    Ok(Issuer { name: name.clone(), issuer, audiences, jwks, clock_skew, groups_claim, roles })
 }
 
 /// # Errors
@@ -210,6 +239,26 @@ fn versioning(settings: &Settings) -> Result<Versioning> {
     }
 }
 
+/// A value, or what the variable holds that it names.
+///
+/// # Errors
+/// `InvalidInput` for a variable that is not set.
+fn meant(what: &str, value: &str) -> Result<String> {
+    let Some(variable) = value.strip_prefix(OF_VARIABLE) else { return Ok(value.to_owned()) };
+    std::env::var(variable).map_err(|_| {
+        Error::invalid_input(format!("{what} is in the variable {variable}, which is not set"))
+    })
+}
+
+/// # Errors
+/// `InvalidInput` for settings that cannot be meant.
+fn webhook((name, settings): (&String, &config::Webhook)) -> Result<jobs::Webhook> {
+    let config::Webhook { url, secret, kinds, namespace } = settings;
+    let secret = meant(&format!("webhooks.{name}: 'secret'"), secret)?;
+    let url = meant(&format!("webhooks.{name}: 'url'"), url)?;
+    jobs::Webhook::new(name, &url, &secret, kinds.clone(), namespace)
+}
+
 /// # Errors
 /// `InvalidInput` for an option that is in a variable which is not set.
 fn place(
@@ -219,15 +268,7 @@ fn place(
     arbiter: CommitArbiter,
 ) -> Result<Place> {
     let meant = |(name, value): (&String, &String)| {
-        let Some(variable) = value.strip_prefix(OF_VARIABLE) else {
-            return Ok((name.clone(), value.clone()));
-        };
-        let found = std::env::var(variable).map_err(|_| {
-            Error::invalid_input(format!(
-                "the storage option '{name}' is in the variable {variable}, which is not set"
-            ))
-        });
-        Ok((name.clone(), found?))
+        Ok((name.clone(), meant(&format!("the storage option '{name}'"), value)?))
     };
     Ok(Place {
         root: root.to_owned(),

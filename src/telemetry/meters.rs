@@ -36,6 +36,7 @@ const OPEN_BYTES: &str = "tiltyard_open_versions_bytes";
 const CACHE_BYTES: &str = "tiltyard_lance_cache_bytes";
 const JOBS_NOW: &str = "tiltyard_jobs_running";
 const JOBS: &str = "tiltyard_jobs_total";
+const REFUSALS_LOST: &str = "tiltyard_refusals_not_recorded_total";
 const SWEPT: &str = "tiltyard_garbage_swept_total";
 
 /// Upper bounds of times, in seconds.
@@ -80,6 +81,7 @@ fn describe() {
     describe_counter!(SENT, Unit::Bytes, "The bodies of answers");
     describe_counter!(TURNED_AWAY, "Requests that were refused because of load, by the limit");
     describe_counter!(VERSIONS, "Versions that were recorded, by who put them and operation");
+    describe_counter!(REFUSALS_LOST, "Refusals that were not written down: too many at once");
     describe_histogram!(GROUP_SIZE, "How many commits share a version");
     describe_counter!(CONFLICTS, "Changes that were refused because of what others committed");
     describe_counter!(WENT_AGAIN, "Changes that were made anew because others were faster");
@@ -165,6 +167,11 @@ pub fn answered(operation: Label, status: u16, elapsed: Duration) {
 
 pub fn turned_away(limit: &'static str) {
     counter!(TURNED_AWAY, "limit" => limit).increment(1);
+}
+
+/// A refusal that was not written down, since too many waited.
+pub fn refusal_lost() {
+    counter!(REFUSALS_LOST).increment(1);
 }
 
 pub fn recorded(origin: &'static str, operation: Option<&str>) {

@@ -106,6 +106,7 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ("POST", "/v1/access/grants/delete", Name),
     ("GET", "/v1/access/grants", Name),
     ("GET", "/v1/access/whoami", Name),
+    ("GET", "/v1/events", Name),
     ("GET", "/v1/capabilities", Nothing),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),

@@ -12,7 +12,7 @@ const JSON: &str = "application/json";
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 /// Operations beyond the spec.
-const OUR_OPERATIONS: [&str; 21] = [
+const OUR_OPERATIONS: [&str; 22] = [
     "UploadFragments",
     "ListFragments",
     "ReadFragment",
@@ -29,6 +29,7 @@ const OUR_OPERATIONS: [&str; 21] = [
     "DeleteGrant",
     "ListGrants",
     "WhoAmI",
+    "ListEvents",
     "GetHealthz",
     "GetReadyz",
     "GetMetrics",

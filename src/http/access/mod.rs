@@ -123,6 +123,7 @@ const ROUTES: &[(&str, &str, Need)] = &[
     ("POST", "/v1/access/grants/delete", Known),
     ("GET", "/v1/access/grants", Known),
     ("GET", "/v1/access/whoami", Known),
+    ("GET", "/v1/events", Known),
     ("GET", "/v1/capabilities", Open),
     ("GET", "/healthz", Open),
     ("GET", "/readyz", Open),
@@ -204,38 +205,77 @@ pub(super) async fn decide(
     request: Request,
     next: Next,
 ) -> Response {
-    if !state.access.is_guarded() {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let need = need_of(request.method(), path.unwrap_or_default());
+    if !state.access.is_guarded() || need == Some(Open) {
         return next.run(request).await;
     }
-    match admit(&state, request).await {
+    let (caller, request) = match identify(&state, need, request).await {
+        Ok(known) => known,
+        Err(error) => return refuse(error, None),
+    };
+    let mut response = match admit(&state, need, &caller, request).await {
         Ok(request) => next.run(request).await,
-        Err(error) => ApiError::from(error).into_response(),
-    }
+        Err(error) => return refuse(error, Some(caller)),
+    };
+    // Whoever writes down what was refused is told who asked.
+    response.extensions_mut().insert(caller);
+    response
 }
 
-async fn admit(state: &AppState, request: Request) -> Result<Request> {
-    let path =
-        request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
-    let need = need_of(request.method(), path);
-    if need == Some(Open) {
-        return Ok(request);
+/// Marks an answer to who was not let in.
+#[derive(Clone)]
+pub(super) struct Refused;
+
+fn refuse(error: Error, caller: Option<Caller>) -> Response {
+    let mut response = ApiError::from(error).into_response();
+    response.extensions_mut().insert(Refused);
+    if let Some(caller) = caller {
+        response.extensions_mut().insert(caller);
     }
+    response
+}
+
+async fn identify(
+    state: &AppState,
+    need: Option<Need>,
+    request: Request,
+) -> Result<(Caller, Request)> {
     // What was taken away a moment ago is not enough to change anything.
     if !matches!(need, Some(Sight | On(Reader) | Root(Reader))) {
         state.access.look_again().await?;
     }
-    let (caller, request) = caller_of(state, request).await?;
+    caller_of(state, request).await
+}
+
+async fn admit(
+    state: &AppState,
+    need: Option<Need>,
+    caller: &Caller,
+    request: Request,
+) -> Result<Request> {
     let nobody = || Error::PermissionDenied("nobody may do this".into());
     let (mut parts, body) = request.into_parts();
     let need = need.ok_or_else(nobody)?;
     // What is no identifier the handler says, which needs no rights.
     let object = object_of(need, &mut parts).await;
     let manages = match &object {
-        Some(object) => allow(state, &caller, need, object).await?,
+        Some(object) => allow(state, caller, need, object).await?,
         None => false,
     };
+    let caller = caller.clone();
     parts.extensions.insert(if manages { caller.without_need_to_own() } else { caller });
     Ok(Request::from_parts(parts, body))
+}
+
+/// What a path names, whatever is needed for it.
+pub(super) async fn object_of_path(parts: &mut Parts) -> Option<Object> {
+    if parts.uri.path().starts_with(NAMESPACES) {
+        let found = NamespacePath::from_request_parts(parts, &()).await.ok();
+        return found.map(|NamespacePath(id, _)| Object::Namespace(id));
+    }
+    let found = TablePath::from_request_parts(parts, &()).await.ok();
+    found.map(|TablePath(id, _)| Object::Table(id))
 }
 
 /// What a caller needs a role on, if the path names it.

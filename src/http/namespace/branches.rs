@@ -140,7 +140,7 @@ pub struct DeleteTableBranchResponse {
     responses((status = 200, body = DeleteTableBranchResponse), ApiError))]
 pub async fn delete_table_branch(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     path: TablePath,
     Json(request): Json<DeleteTableBranchRequest>,
 ) -> ApiResult<Reply<DeleteTableBranchResponse>> {
@@ -148,7 +148,7 @@ pub async fn delete_table_branch(
     let branch = Branch::parse(Some(&request.name))?;
     let table = Table { branch, ..get_table(&state, &id).await? };
     finish_even_if_the_client_leaves(&state.work.clone(), async move {
-        state.engine.delete_branch(&table).await
+        state.engine.delete_branch(&table, &caller).await
     })
     .await?;
     Ok(Reply(DeleteTableBranchResponse::default()))

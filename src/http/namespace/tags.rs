@@ -131,13 +131,13 @@ pub struct CreateTableTagResponse {
     responses((status = 200, body = CreateTableTagResponse), ApiError))]
 pub async fn create_table_tag(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     path: TablePath,
     Json(request): Json<CreateTableTagRequest>,
 ) -> ApiResult<Reply<CreateTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    state.engine.create_tag(&table, &request.tag, request.version).await?;
+    state.engine.create_tag(&table, &request.tag, request.version, &caller).await?;
     Ok(Reply(CreateTableTagResponse::default()))
 }
 
@@ -167,13 +167,13 @@ pub struct UpdateTableTagResponse {
     responses((status = 200, body = UpdateTableTagResponse), ApiError))]
 pub async fn update_table_tag(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     path: TablePath,
     Json(request): Json<UpdateTableTagRequest>,
 ) -> ApiResult<Reply<UpdateTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    state.engine.move_tag(&table, &request.tag, request.version).await?;
+    state.engine.move_tag(&table, &request.tag, request.version, &caller).await?;
     Ok(Reply(UpdateTableTagResponse::default()))
 }
 
@@ -199,12 +199,12 @@ pub struct DeleteTableTagResponse {
     responses((status = 200, body = DeleteTableTagResponse), ApiError))]
 pub async fn delete_table_tag(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     path: TablePath,
     Json(request): Json<DeleteTableTagRequest>,
 ) -> ApiResult<Reply<DeleteTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table(&state, &id).await?;
-    state.engine.delete_tag(&table, &request.tag).await?;
+    state.engine.delete_tag(&table, &request.tag, &caller).await?;
     Ok(Reply(DeleteTableTagResponse::default()))
 }

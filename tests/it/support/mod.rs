@@ -10,6 +10,8 @@ mod database;
 pub mod faults;
 pub mod foreign;
 pub mod fuzz;
+pub mod issuer;
+pub mod listener;
 pub mod overwriting;
 pub mod parts;
 pub mod process;
@@ -29,7 +31,7 @@ pub mod writes;
 pub use database::Database;
 pub use reply::{Reply, assert_error, assert_error_in, assert_refused};
 pub use server::{Backend, TestServer, files_under};
-pub use steps::{enc, namespace, table, text};
+pub use steps::{enc, namespace, strings, table, text};
 
 /// What a variable of the environment names for the tests. A missing one fails in CI, which must do
 /// `what`, and is said elsewhere.
