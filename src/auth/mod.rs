@@ -188,6 +188,12 @@ impl Access {
         Ok(inner.known().await?.role_on(caller, object) >= Some(Role::Manager))
     }
 
+    /// The role that a caller has on something at this moment, if any.
+    pub async fn role_now(&self, caller: &Caller, object: &Object) -> Result<Option<Role>> {
+        let Some(inner) = &self.0 else { return Ok(Some(Role::Admin)) };
+        Ok(inner.look().await?.role_on(caller, object))
+    }
+
     /// # Errors
     /// `Unsupported` where callers need not say who they are.
     fn keeper<'a>(&'a self, caller: &'a Caller) -> Result<Keeper<'a>> {

@@ -9,6 +9,7 @@
 //! | `--storage-root` | `TILTYARD_STORAGE_ROOT` | `storage_root` |
 //! | `--storage-option K=V` | `TILTYARD_STORAGE_OPTION` | `[storage_options]` |
 //! | `--client-storage-option K=V` | `TILTYARD_CLIENT_STORAGE_OPTION` | `[client_storage_options]` |
+//! | `--vend-role-arn` | `TILTYARD_VEND_ROLE_ARN` | `[vending]`, `role_arn` |
 //! | | | `[storage_profiles.NAME]` |
 //! | | | `[token_issuers.NAME]` |
 //! | `--allow-location` | `TILTYARD_ALLOW_LOCATION` | `allow_locations` |
@@ -62,6 +63,8 @@ pub struct Settings {
     pub storage_options: BTreeMap<String, String>,
     /// The `storage_options` that clients are told to use, if any.
     pub client_storage_options: BTreeMap<String, String>,
+    /// How clients get credentials for one table; they get none when absent.
+    pub vending: Option<Vending>,
     /// Other places for new tables, by the names under which namespaces name them (`storage_profile`).
     pub storage_profiles: BTreeMap<String, StorageProfile>,
     /// Where a caller may point a table to, besides the storage root.
@@ -130,6 +133,7 @@ impl Default for Settings {
             storage_root: "tiltyard-data/lake".into(),
             storage_options: BTreeMap::new(),
             client_storage_options: BTreeMap::new(),
+            vending: None,
             storage_profiles: BTreeMap::new(),
             allow_locations: Vec::new(),
             commit_arbiter: CommitArbiter::Storage,
@@ -170,6 +174,8 @@ pub struct StorageProfile {
     pub storage_options: BTreeMap<String, String>,
     /// As [`Settings::client_storage_options`].
     pub client_storage_options: BTreeMap<String, String>,
+    /// As [`Settings::vending`].
+    pub vending: Option<Vending>,
     /// As [`Settings::commit_arbiter`].
     pub commit_arbiter: CommitArbiter,
 }
@@ -231,6 +237,25 @@ pub struct GroupRole {
     /// The names of the namespace that it is on; none for the root.
     #[serde(default)]
     pub namespace: Vec<String>,
+}
+
+/// How short-lived credentials for the folder of one table are had. The scheme of the root says from
+/// which cloud.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vending {
+    /// For S3: the ARN of the role that is assumed.
+    pub role_arn: Option<String>,
+    /// For S3: the external id that the role's trust policy asks for.
+    pub external_id: Option<String>,
+    /// For how long credentials are good; an hour when absent.
+    #[serde(with = "humantime_serde::option")]
+    pub duration: Option<Duration>,
+    /// The token service, where it is not the cloud's own, nor that of an S3 endpoint in the storage
+    /// options.
+    pub sts_endpoint: Option<String>,
+    /// For GCS: the service account that is impersonated.
+    pub service_account: Option<String>,
 }
 
 /// What decides which manifest becomes a version when two are there at once.
@@ -351,6 +376,15 @@ pub struct Overrides {
         serialize_with = "as_map"
     )]
     pub client_storage_option: Vec<(String, String)>,
+
+    /// Hand clients credentials for one table's folder on S3, of this role that is assumed
+    #[arg(long = "vend-role-arn", env = "TILTYARD_VEND_ROLE_ARN", value_name = "ARN")]
+    #[serde(
+        rename = "vending",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_vending"
+    )]
+    pub vend_role_arn: Option<String>,
 
     /// Where tables may be registered or declared besides the storage root; may be repeated
     #[arg(
@@ -488,6 +522,13 @@ fn negate<S: serde::Serializer>(value: &Option<bool>, serializer: S) -> Result<S
     value.map(|value| !value).serialize(serializer)
 }
 
+fn as_vending<S: serde::Serializer>(
+    role_arn: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(role_arn.iter().map(|role_arn| ("role_arn", role_arn)))
+}
+
 fn as_map<S: serde::Serializer>(
     pairs: &[(String, String)],
     serializer: S,
@@ -548,6 +589,27 @@ mod tests {
         assert_eq!(profile.commit_arbiter, CommitArbiter::Catalog);
         std::fs::write(file.path(), text.replace("root =", "rot =")).unwrap();
         assert!(load().is_err());
+    }
+
+    #[test]
+    fn a_flag_and_the_file_say_together_how_credentials_are_had() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[vending]\nduration = '30m'\n[storage_profiles.cold]\nroot = 's3://cold'\n\
+            [storage_profiles.cold.vending]\nrole_arn = 'arn:cold'\n";
+        std::fs::write(file.path(), text).unwrap();
+        let config = Some(file.path().into());
+        let vend_role_arn = Some("arn:main".into());
+        let settings =
+            Settings::load(&Overrides { config, vend_role_arn, ..Overrides::default() }).unwrap();
+        let main = settings.vending.unwrap();
+        assert_eq!(main.role_arn.as_deref(), Some("arn:main"));
+        assert_eq!(main.duration, Some(Duration::from_secs(30 * 60)));
+        let cold = settings.storage_profiles["cold"].vending.as_ref().unwrap();
+        assert_eq!((cold.role_arn.as_deref(), cold.duration), (Some("arn:cold"), None));
+        assert_eq!(Settings::load(&Overrides::default()).unwrap().vending, None);
+        std::fs::write(file.path(), "[vending]\nrole = 'x'\n").unwrap();
+        let config = Some(file.path().into());
+        assert!(Settings::load(&Overrides { config, ..Overrides::default() }).is_err());
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod staged;
 mod stats;
 mod storable;
 mod stores;
+mod vending;
 mod verify;
 mod view;
 mod write;
@@ -97,6 +98,7 @@ pub use staged::{Claim, Put, StagedManifest};
 pub use stats::{FragmentLengths, TableStats};
 pub use storable::unstorable;
 pub use stores::Place;
+pub use vending::{Credentials, Permission, Vending};
 pub use view::ViewQuery;
 pub use write::{FileLog, WriteMode, WriteOptions, data_files};
 
@@ -151,14 +153,15 @@ impl Lake {
     /// itself where a location is a plain path.
     ///
     /// # Errors
-    /// `InvalidInput` for a root or prefix that is not a path or a URI that Lance knows.
+    /// `InvalidInput` for a root or prefix that is not a path or a URI that Lance knows, and for
+    /// credentials that could not be handed out as the places say.
     pub async fn open(
         main: Place,
         profiles: BTreeMap<String, Place>,
         allowed: &[String],
         wrapper: Option<Arc<dyn WrappingObjectStore>>,
     ) -> Result<Self> {
-        let stores = Arc::new(Stores::new(main, profiles, wrapper.as_ref())?);
+        let stores = Arc::new(Stores::new(main, profiles, wrapper.as_ref()).await?);
         let mut roots = stores.roots().cloned();
         let main = roots.next().ok_or_else(|| Error::invalid_input("there is no storage root"))?;
         let locations = Locations::new(main, roots.collect(), allowed)?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
 
 use super::arbiter::Arbiter;
+use super::vending::{Vending, Vendor};
 use super::{Lake, Location};
 use crate::error::{Error, Result};
 
@@ -19,6 +20,8 @@ pub struct Place {
     pub options: BTreeMap<String, String>,
     /// Those that clients are told to use.
     pub client_options: BTreeMap<String, String>,
+    /// How clients get credentials for one table, if they do.
+    pub vending: Option<Vending>,
     /// Whether the catalog decides which manifest is which version there, and not the storage.
     pub is_arbitrated: bool,
 }
@@ -34,11 +37,20 @@ pub(super) struct Store {
     root: Location,
     params: ObjectStoreParams,
     client_options: BTreeMap<String, String>,
+    vendor: Option<Vendor>,
     is_arbitrated: bool,
 }
 
 impl Store {
-    fn new(place: Place, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Result<Self> {
+    async fn new(place: Place, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Result<Self> {
+        let root = Location::of_prefix(&place.root)?;
+        let vendor = match &place.vending {
+            Some(vending) => {
+                let (own, told) = (&place.options, &place.client_options);
+                Some(Vendor::open(&root, own, told, vending).await?)
+            }
+            None => None,
+        };
         let mut params =
             ObjectStoreParams { object_store_wrapper: wrapper, ..ObjectStoreParams::default() };
         if !place.options.is_empty() {
@@ -47,9 +59,10 @@ impl Store {
             params.storage_options_accessor = Some(Arc::new(accessor));
         }
         Ok(Self {
-            root: Location::of_prefix(&place.root)?,
+            root,
             params,
             client_options: place.client_options,
+            vendor,
             is_arbitrated: place.is_arbitrated,
         })
     }
@@ -57,16 +70,17 @@ impl Store {
 
 impl Stores {
     /// # Errors
-    /// `InvalidInput` for a root that is neither a path nor a URI, and for one within another.
-    pub(super) fn new(
+    /// `InvalidInput` for a root that is neither a path nor a URI, for one within another, and for
+    /// credentials that could not be handed out as a place says.
+    pub(super) async fn new(
         main: Place,
         profiles: BTreeMap<String, Place>,
         wrapper: Option<&Arc<dyn WrappingObjectStore>>,
     ) -> Result<Self> {
-        let main = Store::new(main, wrapper.cloned())?;
+        let main = Store::new(main, wrapper.cloned()).await?;
         let mut stores = Self { main, profiles: BTreeMap::new() };
         for (name, place) in profiles {
-            let store = Store::new(place, wrapper.cloned())?;
+            let store = Store::new(place, wrapper.cloned()).await?;
             let clash = stores.all().find(|other| {
                 other.root.is_at_or_in(&store.root) || store.root.is_at_or_in(&other.root)
             });
@@ -106,6 +120,11 @@ impl Lake {
     /// What clients are told to use for a table, as Lance's `storage_options`.
     pub fn client_options(&self, location: &Location) -> &BTreeMap<String, String> {
         &self.stores.of(location).client_options
+    }
+
+    /// Who hands out credentials for the tables of the storage that a folder is in.
+    pub(super) fn vendor_of(&self, location: &Location) -> Option<&Vendor> {
+        self.stores.of(location).vendor.as_ref()
     }
 
     /// The root of a profile.

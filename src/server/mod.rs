@@ -14,11 +14,11 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Access, Issuer, Keeper};
 use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
-use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer};
+use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer, Vending};
 use crate::error::{Error, Result};
 use crate::http::{Admission, AppState, Limits, Refusals, Services, UnknownDatabases, router};
 use crate::jobs::{self, Duties};
-use crate::lake::{Lake, Place, WrappingObjectStore};
+use crate::lake::{self, Lake, Place, WrappingObjectStore};
 use crate::model::{Caller, Clock, NamespaceId, Object, Role};
 use crate::telemetry::meters;
 
@@ -265,6 +265,7 @@ fn place(
     root: &str,
     options: &BTreeMap<String, String>,
     client_options: &BTreeMap<String, String>,
+    vending: Option<&Vending>,
     arbiter: CommitArbiter,
 ) -> Result<Place> {
     let meant = |(name, value): (&String, &String)| {
@@ -274,6 +275,13 @@ fn place(
         root: root.to_owned(),
         options: options.iter().map(meant).collect::<Result<_>>()?,
         client_options: client_options.clone(),
+        vending: vending.map(|vending| lake::Vending {
+            role_arn: vending.role_arn.clone(),
+            external_id: vending.external_id.clone(),
+            duration: vending.duration,
+            sts_endpoint: vending.sts_endpoint.clone(),
+            service_account: vending.service_account.clone(),
+        }),
         is_arbitrated: arbiter == CommitArbiter::Catalog,
     })
 }
@@ -290,15 +298,16 @@ async fn engine(
         &settings.storage_root,
         &settings.storage_options,
         &settings.client_storage_options,
+        settings.vending.as_ref(),
         settings.commit_arbiter,
     )?;
     let profiles = settings.storage_profiles.iter().map(|(name, profile)| {
-        let StorageProfile { root, storage_options, client_storage_options, commit_arbiter } =
-            profile;
+        let StorageProfile { root, storage_options, client_storage_options, vending, .. } = profile;
         if root.is_empty() {
             return Err(Error::invalid_input(format!("storage profile '{name}' has no root")));
         }
-        let place = place(root, storage_options, client_storage_options, *commit_arbiter)?;
+        let (vending, arbiter) = (vending.as_ref(), profile.commit_arbiter);
+        let place = place(root, storage_options, client_storage_options, vending, arbiter)?;
         Ok((name.clone(), place))
     });
     let profiles: BTreeMap<String, Place> = profiles.collect::<Result<_>>()?;

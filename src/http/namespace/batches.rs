@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::data::finish_even_if_the_client_leaves;
+use super::storage_options::client_options;
 use super::tables::{DeclareTableRequest, DeclareTableResponse};
 use super::tables::{DeregisterTableRequest, DeregisterTableResponse, get_table};
 use super::versions::{
@@ -219,7 +220,8 @@ fn result(state: &AppState, database: &Database, changed: TableChanged) -> Commi
     let mut result = CommitTableResult::default();
     match changed {
         TableChanged::Declared(table) => {
-            result.declare_table = Some(DeclareTableResponse::of(state, table));
+            let options = client_options(state, &table);
+            result.declare_table = Some(DeclareTableResponse::of(state, table, options));
         }
         TableChanged::Created(version) => {
             result.create_table_version = Some(CreateTableVersionResponse::of(version));

@@ -13,6 +13,7 @@ pub mod query;
 pub mod rows;
 mod sources;
 pub mod stats;
+mod storage_options;
 pub mod tables;
 pub mod tags;
 pub mod transactions;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::namespaces::PageQuery;
+use super::storage_options::{of_new_table, storage_options};
 use crate::auth::Seen;
 use crate::catalog::namespaces as namespace_rows;
 use crate::catalog::tables::{self as rows, Shown};
@@ -168,8 +169,8 @@ pub struct DeclareTableRequest {
     envelope: Envelope,
     /// Where the table is to stand; a folder of its own when absent.
     location: Option<String>,
-    /// Nothing is vended yet: `storage_options` are those that the server was configured with.
-    #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
+    /// Whether `storage_options` hold short-lived credentials for this table's folder, where the
+    /// server hands out any; true when absent.
     vend_credentials: Option<bool>,
     properties: Option<Properties>,
 }
@@ -188,6 +189,10 @@ pub struct DeclareTableResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<String>,
     location: String,
+    /// How the table's storage is spoken to. Credentials open its folder only, for writing, and end at
+    /// `expires_at_millis`, in milliseconds since the Unix epoch; DescribeTable answers new ones. They
+    /// are left out where they cannot be had now, in a batch, and under an `Idempotency-Key`, whose
+    /// answer is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_options: Option<Properties>,
     properties: Properties,
@@ -197,10 +202,10 @@ pub struct DeclareTableResponse {
 }
 
 impl DeclareTableResponse {
-    pub(super) fn of(state: &AppState, table: Table) -> Self {
+    pub(super) fn of(state: &AppState, table: Table, options: Option<Properties>) -> Self {
         Self {
             managed_versioning: state.engine.manages_versions(&table),
-            storage_options: client_options(state, &table),
+            storage_options: options,
             location: table.location,
             properties: table.properties,
             ..Self::default()
@@ -223,7 +228,8 @@ pub async fn declare_table(
     let properties = request.properties.unwrap_or_default();
     let declare = || state.engine.declare_table(&id, location, properties.clone(), &caller);
     let table = state.put_into(&database, &caller, declare).await?;
-    Ok(Reply(DeclareTableResponse::of(&state, table)))
+    let options = of_new_table(&state, &caller, &table, request.vend_credentials).await;
+    Ok(Reply(DeclareTableResponse::of(&state, table, options)))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -286,8 +292,9 @@ pub struct DescribeTableRequest {
     with_table_uri: Option<bool>,
     load_detailed_metadata: Option<bool>,
     check_declared: Option<bool>,
-    /// Nothing is vended yet: `storage_options` are those that the server was configured with.
-    #[allow(dead_code, reason = "clients send it by default and do well without an answer to it")]
+    /// Whether `storage_options` hold short-lived credentials for this table's folder, where the
+    /// server hands out any. When absent they do if they can be limited to the folder; with true it is
+    /// refused (code 0) where they cannot.
     vend_credentials: Option<bool>,
 }
 
@@ -349,6 +356,9 @@ pub struct DescribeTableResponse {
     table_uri: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     schema: Option<JsonArrowSchema>,
+    /// How the table's storage is spoken to. Credentials open its folder only: for reading, and for
+    /// writing where the caller may write. They end at `expires_at_millis`, in milliseconds since the
+    /// Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_options: Option<Properties>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -369,7 +379,7 @@ pub struct DescribeTableResponse {
     responses((status = 200, body = DescribeTableResponse), ApiError))]
 pub async fn describe_table(
     State(state): State<AppState>,
-    _caller: Caller,
+    caller: Caller,
     path: TablePath,
     Query(query): Query<DescribeTableQuery>,
     Json(request): Json<DescribeTableRequest>,
@@ -382,7 +392,6 @@ pub async fn describe_table(
         location: table.location.clone(),
         properties: table.properties.clone(),
         managed_versioning: state.engine.manages_versions(&table),
-        storage_options: client_options(&state, &table),
         ..Default::default()
     };
     if either(query.with_table_uri, request.with_table_uri) {
@@ -397,13 +406,10 @@ pub async fn describe_table(
     if either(query.check_declared, request.check_declared) {
         response.is_only_declared = Some(is_only_declared(&state, &table).await?);
     }
+    // Last, so that nobody gets credentials with an answer that is refused after all.
+    response.storage_options =
+        storage_options(&state, &caller, &table, request.vend_credentials).await?;
     Ok(Reply(response))
-}
-
-/// What clients are told to use for the table's storage, if anything.
-fn client_options(state: &AppState, table: &Table) -> Option<Properties> {
-    let location = Location::from_stored(table.location.clone());
-    Some(state.lake.client_options(&location).clone()).filter(|options| !options.is_empty())
 }
 
 async fn is_only_declared(state: &AppState, table: &Table) -> Result<bool> {
