@@ -92,5 +92,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod transactions;
+mod vending;
+mod vending_tokens;
 mod versions;
 mod views;

@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod fuzz;
 pub mod issuer;
 pub mod listener;
+pub mod gate;
 pub mod overwriting;
 pub mod parts;
 pub mod process;
@@ -35,7 +36,7 @@ pub use steps::{enc, namespace, strings, table, text};
 
 /// What a variable of the environment names for the tests. A missing one fails in CI, which must do
 /// `what`, and is said elsewhere.
-fn needed(variable: &str, what: &str) -> Option<String> {
+pub fn needed(variable: &str, what: &str) -> Option<String> {
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Some(value),
         _ if std::env::var_os("CI").is_some() => {

@@ -32,6 +32,7 @@ pub struct Serving {
     pub line: String,
     /// `http://host:port`, or with `https`.
     pub base: String,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Serving {
@@ -55,11 +56,16 @@ impl Serving {
         };
         let base = line.split_whitespace().find(|word| word.starts_with("http"));
         let base = base.unwrap_or_default().to_owned();
-        Self { child, before, line, base }
+        Self { child, before, line, base, lines }
     }
 
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it printed since it listens, or since this was asked last.
+    pub fn printed(&self) -> String {
+        self.lines.try_iter().map(|line| line + "\n").collect()
     }
 
     /// Sends SIGTERM and waits for the end.
