@@ -7,8 +7,8 @@ SHELL := /bin/bash
 # The target folder is outside the clone: a fresh clone then reuses what an earlier one has compiled
 # (the dependencies take far longer than Tiltyard itself), and the work tree stays clean.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tiltyard-target
-# A shell that has not read rustup's profile still finds cargo.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# A shell that has not read rustup's profile still finds cargo; what scripts/provision compiles comes first.
+export PATH := $(HOME)/.cache/tiltyard-tools/bin:$(PATH):$(HOME)/.cargo/bin
 # The tests start Ray; it must not report its use to anyone.
 export RAY_USAGE_STATS_ENABLED := 0
 
@@ -18,7 +18,7 @@ CASES ?= 50000
 # Arguments for the program or the benchmark: make run ARGS="--listen 127.0.0.1:8080"
 ARGS ?=
 
-.PHONY: help run test build fmt lint smoke-lancedb-rust bench-upload bench-catalog bench-commits bench-scale history fuzz openapi
+.PHONY: help run test build fmt lint advisories smoke-lancedb-rust bench-upload bench-catalog bench-commits bench-scale bench-access history fuzz openapi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +31,9 @@ build: ## make the release binary, after installing what that needs
 	cargo build --release --locked
 
 test: ## format check, lints and every test, on SQLite, on throw-away servers of PostgreSQL and S3
-	scripts/provision cargo rust-tools cc protoc python postgres
+	scripts/provision cargo rust-tools cc protoc python postgres cargo-deny
+	cargo fetch --locked --quiet
+	cargo deny --locked --offline check licenses bans sources
 	scripts/client-venv
 	scripts/client-venv tests/s3/requirements.txt
 	scripts/check-deploy
@@ -46,6 +48,10 @@ test: ## format check, lints and every test, on SQLite, on throw-away servers of
 fuzz: ## the tests of made-up input, with many cases (CASES=50000)
 	scripts/provision cargo cc protoc postgres
 	PROPTEST_CASES=$(CASES) scripts/with-postgres cargo test --locked -- fuzz model::
+
+advisories: ## look for known weaknesses in the dependencies (the list is fetched)
+	scripts/provision cargo cc cargo-deny
+	cargo deny --locked check advisories
 
 smoke-lancedb-rust: ## a flow through the lancedb crate's remote mode (ARGS=http://... for a running server)
 	scripts/provision cargo cc protoc
