@@ -23,6 +23,8 @@
 //! | `--max-waiting` | `TILTYARD_MAX_WAITING` | `max_waiting` |
 //! | `--max-upload-bytes` | `TILTYARD_MAX_UPLOAD_BYTES` | `max_upload_bytes` |
 //! | `--max-requests` | `TILTYARD_MAX_REQUESTS` | `max_requests` |
+//! | `--rate-limit` | `TILTYARD_RATE_LIMIT` | `rate_limit` |
+//! | `--rate-burst` | `TILTYARD_RATE_BURST` | `rate_burst` |
 //! | `--request-timeout` | `TILTYARD_REQUEST_TIMEOUT` | `request_timeout` |
 //! | `--client-timeout` | `TILTYARD_CLIENT_TIMEOUT` | `client_timeout` |
 //! | `--max-connections` | `TILTYARD_MAX_CONNECTIONS` | `max_connections` |
@@ -91,6 +93,10 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// How many requests that read or change tables may be at work at once.
     pub max_requests: usize,
+    /// How many requests a second each caller may send; 0 for no limit.
+    pub rate_limit: u32,
+    /// How many they may send at once after a pause; as many as in two seconds when absent.
+    pub rate_burst: Option<u32>,
     /// How long an answer may take to begin, but for uploads.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -146,6 +152,8 @@ impl Default for Settings {
             max_waiting: 1024,
             max_upload_bytes: 4 << 30,
             max_requests: 2048,
+            rate_limit: 0,
+            rate_burst: None,
             request_timeout: Duration::from_secs(10 * 60),
             client_timeout: Duration::from_secs(60),
             max_connections: 20,
@@ -430,6 +438,16 @@ pub struct Overrides {
     #[arg(long, env = "TILTYARD_MAX_REQUESTS", value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<usize>,
+
+    /// Answer 429 to callers who send more requests a second [default: no limit]
+    #[arg(long, env = "TILTYARD_RATE_LIMIT", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+
+    /// How many requests a caller may send at once after a pause [default: those of two seconds]
+    #[arg(long, env = "TILTYARD_RATE_BURST", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_burst: Option<u32>,
 
     /// Answer 503 when this takes longer, but for uploads [default: 10m]
     #[arg(long, env = "TILTYARD_REQUEST_TIMEOUT", value_name = "TIME", value_parser = duration)]

@@ -220,7 +220,8 @@ impl IntoResponses for ApiError {
             ("409", "What is there, or what others did meanwhile, stands against it"),
             (
                 "429",
-                "Too many changes of the table wait already; try again after `Retry-After` seconds",
+                "Too many changes of the table wait already, or the caller sends too much; try again \
+                 after `Retry-After` seconds",
             ),
             ("500", "The server failed; the outcome of a change may be unknown"),
             ("503", "Something that the server needs does not answer; try again"),

@@ -17,6 +17,7 @@ pub mod namespace;
 mod once;
 pub mod openapi;
 mod refusals;
+mod rates;
 
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
@@ -47,6 +48,7 @@ use namespace::{
     tags, transactions, versions, views,
 };
 pub use refusals::Refusals;
+pub use rates::Rates;
 
 /// What every handler may use: one pointer, since each layer of a request has its own.
 #[derive(Clone)]
@@ -60,6 +62,7 @@ pub struct Services {
     pub access: Access,
     pub limits: Limits,
     pub admission: Admission,
+    pub rates: Rates,
     pub unknown_databases: UnknownDatabases,
     pub refusals: Refusals,
     /// What has to come to its end even when its client hangs up.

@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
 use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer, Vending};
 use crate::error::{Error, Result};
-use crate::http::{Admission, AppState, Limits, Refusals, Services, UnknownDatabases, router};
+use crate::http::{Admission, AppState, Limits, Rates, Refusals, Services, UnknownDatabases, router};
 use crate::jobs::{self, Duties};
 use crate::lake::{self, Lake, Place, WrappingObjectStore};
 use crate::model::{Caller, Clock, NamespaceId, Object, Role};
@@ -107,6 +107,10 @@ pub async fn run_with(
             }
         }
     });
+    let (counting, stopped) = (state.clone(), stop.clone());
+    work.spawn(async move {
+        stopped.run_until_cancelled(counting.rates.keep_small()).await;
+    });
 
     let (draining, handle) = (stop.clone(), Handle::new());
     let router = router(state, settings.client_timeout);
@@ -196,6 +200,7 @@ async fn build(
     };
     let admission =
         Admission::new(settings.max_requests, settings.max_upload_bytes, settings.request_timeout);
+    let rates = Rates::new(settings.rate_limit, settings.rate_burst);
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
     let (refusals, writing) = Refusals::start(engine.in_background(), stopping.clone());
@@ -206,6 +211,7 @@ async fn build(
         access,
         limits,
         admission,
+        rates,
         unknown_databases,
         refusals,
         work,

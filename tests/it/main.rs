@@ -78,6 +78,7 @@ mod plans;
 mod profiles;
 mod query;
 mod query_limits;
+mod rate_limits;
 mod replicas;
 mod restarts;
 mod retries;

@@ -22,6 +22,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::extract::{NamespacePath, TablePath};
 use super::openapi::Identity;
+use super::rates::address_of;
 use crate::error::{Error, Result};
 use crate::model::{Caller, Object, Role};
 
@@ -30,6 +31,9 @@ const MAX_IDENTITY_BYTES: u64 = 1 << 20;
 
 /// Where the object of a path is a namespace; elsewhere it is a table.
 const NAMESPACES: &str = "/v1/namespace/";
+
+/// Whoever watches a server looks at it all the more when it is busy.
+const METRICS: &str = "/metrics";
 
 /// What a route asks of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,10 +209,18 @@ pub(super) async fn decide(
     request: Request,
     next: Next,
 ) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let need = need_of(request.method(), path.unwrap_or_default());
-    if !state.access.is_guarded() || need == Some(Open) {
+    let path = path_of(&request);
+    let (need, is_counted) = (need_of(request.method(), path), path != METRICS);
+    if need == Some(Open) {
         return next.run(request).await;
+    }
+    if !state.access.is_guarded() {
+        // Everybody may do everything, but not too often.
+        let rate = if is_counted { state.rates.allow_address(address_of(&request)) } else { Ok(()) };
+        return match rate {
+            Ok(()) => next.run(request).await,
+            Err(error) => refuse(error, None),
+        };
     }
     let (caller, request) = match identify(&state, need, request).await {
         Ok(known) => known,
@@ -236,6 +248,10 @@ fn refuse(error: Error, caller: Option<Caller>) -> Response {
     response
 }
 
+fn path_of(request: &Request) -> &str {
+    request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default()
+}
+
 async fn identify(
     state: &AppState,
     need: Option<Need>,
@@ -245,7 +261,13 @@ async fn identify(
     if !matches!(need, Some(Sight | On(Reader) | Root(Reader))) {
         state.access.look_again().await?;
     }
-    caller_of(state, request).await
+    let (is_counted, address) = (path_of(&request) != METRICS, address_of(&request));
+    let known = caller_of(state, request).await;
+    let (caller, request) = known.map_err(|error| state.rates.failed(error, address))?;
+    if is_counted {
+        state.rates.allow(&caller)?;
+    }
+    Ok((caller, request))
 }
 
 async fn admit(
