@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{block_on, settings};
 use crate::auth::FIRST_ADMIN;
-use crate::config::Overrides;
+use crate::config::{Overrides, without_secrets};
 use crate::error::{Error, Result};
 use crate::server;
 
@@ -27,8 +27,8 @@ pub(super) fn run(serve: &Serve) -> Result<()> {
         let scheme = if settings.tls_key.is_some() { "https" } else { "http" };
         let line = format!(
             "tiltyard listening on {scheme}://{address} (catalog {}, storage {})",
-            without_password(&settings.database),
-            settings.storage_root
+            without_secrets(&settings.database),
+            without_secrets(&settings.storage_root)
         );
         let ready = |first_key: Option<&str>| {
             if let Some(key) = first_key {
@@ -59,34 +59,4 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
             std::process::exit(130);
         });
     })
-}
-
-/// The URL of the database as it may be shown.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
-    if scheme == "sqlite" {
-        return url.into();
-    }
-    // A password may stand before the host, and in the query.
-    let rest = rest.split('?').next().unwrap_or(rest);
-    match rest.rsplit_once('@') {
-        Some((user, host)) => {
-            format!("{scheme}://{}@{host}", user.split(':').next().unwrap_or_default())
-        }
-        None => format!("{scheme}://{rest}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_password;
-
-    #[test]
-    fn the_start_up_line_holds_no_password() {
-        let url = "postgres://me:secret@db:5432/tiltyard?sslmode=require";
-        assert_eq!(without_password(url), "postgres://me@db:5432/tiltyard");
-        let url = "postgres://db/tiltyard?user=me&password=secret";
-        assert_eq!(without_password(url), "postgres://db/tiltyard");
-        assert_eq!(without_password("sqlite://a/b.db"), "sqlite://a/b.db");
-    }
 }

@@ -39,6 +39,8 @@
 //! | `--log` | `TILTYARD_LOG` | `log` |
 //! | `--otlp-endpoint` | `TILTYARD_OTLP_ENDPOINT` | `otlp_endpoint` |
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,9 +50,12 @@ use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::LogFormat;
+use shown::KeyValue;
 
-/// Everything that can be set, with its default.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+pub use shown::without_secrets;
+
+/// Everything that can be set, with its default. What is secret of it is not shown.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// `HOST:PORT`; port 0 picks one. The default is the port of the reference adapter.
@@ -173,7 +178,7 @@ impl Default for Settings {
 }
 
 /// A place for the tables of some namespaces, with settings of its own.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageProfile {
     /// As [`Settings::storage_root`]; no other root may be in it.
@@ -278,7 +283,7 @@ pub enum CommitArbiter {
 }
 
 /// The same settings as flags and environment variables; what is absent is not set.
-#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[derive(Clone, Default, clap::Args, Serialize)]
 pub struct Overrides {
     /// TOML file with the same settings; flags and TILTYARD_… variables win over it
     #[arg(long, env = "TILTYARD_CONFIG", value_name = "FILE")]
@@ -359,7 +364,7 @@ pub struct Overrides {
         env = "TILTYARD_STORAGE_OPTION",
         value_name = "K=V",
         value_delimiter = ',',
-        value_parser = key_value,
+        value_parser = KeyValue,
         hide_env_values = true
     )]
     #[serde(
@@ -375,7 +380,7 @@ pub struct Overrides {
         env = "TILTYARD_CLIENT_STORAGE_OPTION",
         value_name = "K=V",
         value_delimiter = ',',
-        value_parser = key_value,
+        value_parser = KeyValue,
         hide_env_values = true
     )]
     #[serde(
@@ -526,13 +531,13 @@ pub struct Overrides {
 
 impl Settings {
     /// # Errors
-    /// One that names the setting, for a file that is absent or does not parse.
-    pub fn load(overrides: &Overrides) -> Result<Self, Box<figment::Error>> {
+    /// A sentence that names the setting, for a file that is absent or does not parse.
+    pub fn load(overrides: &Overrides) -> Result<Self, String> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = &overrides.config {
             figment = figment.merge(Toml::file_exact(path));
         }
-        figment.merge(Serialized::defaults(overrides)).extract().map_err(Box::new)
+        figment.merge(Serialized::defaults(overrides)).extract().map_err(shown::reason)
     }
 }
 
@@ -552,12 +557,6 @@ fn as_map<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
-}
-
-fn key_value(raw: &str) -> Result<(String, String), String> {
-    raw.split_once('=')
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .ok_or_else(|| "expected KEY=VALUE".into())
 }
 
 /// Reads a time as it is written in settings, such as `10m`.

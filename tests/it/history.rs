@@ -4,7 +4,7 @@
 use tempfile::TempDir;
 
 use crate::support::script::{interpreter, run};
-use crate::support::{Backend, Database};
+use crate::support::{Backend, Database, files_under, secrets};
 
 const SCRIPT: &str = "history/run";
 
@@ -15,6 +15,13 @@ fn check(arguments: &[&str]) {
     let mut all = vec!["--binary", env!("CARGO_BIN_EXE_tiltyard"), "--folder", &folder];
     all.extend(arguments);
     run(&interpreter, SCRIPT, &all, home.path());
+    let mut logs = files_under(home.path());
+    logs.retain(|file| file.extension().is_some_and(|extension| extension == "log"));
+    assert!(logs.len() > 1, "no server wrote a log: {logs:?}");
+    for log in logs {
+        let told = std::fs::read(&log).expect("a log");
+        secrets::assert_none_in(&log.display().to_string(), &told);
+    }
 }
 
 /// Of histories that are wrong the checker says so.

@@ -58,6 +58,7 @@ mod indexes;
 mod lancedb;
 mod lancedb_blobs;
 mod lancedb_query;
+mod leaks;
 mod limits;
 mod load;
 mod locations;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::process::{LIMIT, Serving, tiltyard};
+use crate::support::secrets;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
@@ -11,6 +12,8 @@ fn file(name: &str) -> PathBuf {
 
 /// Makes this pair the server's.
 fn use_pair(home: &Path, name: &str) {
+    let key = std::fs::read_to_string(file(&format!("{name}.key"))).expect("the key");
+    key.lines().filter(|line| !line.starts_with('-')).for_each(secrets::register);
     for end in ["crt", "key"] {
         let (from, to) = (file(&format!("{name}.{end}")), home.join(format!("server.{end}")));
         std::fs::copy(from, to).expect("a copy");

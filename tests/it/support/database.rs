@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Postgres, QueryBuilder};
 
-use super::{Backend, needed};
+use super::{Backend, needed, secrets};
 
 /// Names the PostgreSQL server of the tests, as `postgres://user@host:port/postgres`.
 const POSTGRES_VARIABLE: &str = "TILTYARD_TEST_POSTGRES";
@@ -70,7 +70,12 @@ impl Database {
 
 /// The URL of the tests' PostgreSQL server. A missing one fails in CI and is said elsewhere.
 pub fn admin_url() -> Option<String> {
-    needed(POSTGRES_VARIABLE, "test PostgreSQL too")
+    let url = needed(POSTGRES_VARIABLE, "test PostgreSQL too")?;
+    let user = url.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+    if let Some((_, password)) = user.and_then(|(user, _)| user.split_once(':')) {
+        secrets::register(password);
+    }
+    Some(url)
 }
 
 async fn create_database(admin_url: &str, name: &str) {

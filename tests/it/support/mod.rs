@@ -21,6 +21,7 @@ pub mod raw;
 mod reply;
 pub mod rows;
 pub mod script;
+pub mod secrets;
 mod server;
 pub mod sql;
 pub mod staging;

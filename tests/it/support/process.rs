@@ -1,17 +1,66 @@
 //! The binary as a process of its own.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use super::secrets;
 
 const START_LINE: &str = "tiltyard listening on http";
 /// Long enough for any start or end.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Stands before the first key of a catalog, which is shown this once.
+const FIRST_KEY: &str = "shown this once: ";
+
+/// The binary with its arguments. What it prints is looked through for secrets.
+pub struct Program {
+    command: Command,
+    /// Whether it prints a key, alone on its last line.
+    makes_key: bool,
+}
+
+impl Deref for Program {
+    type Target = Command;
+
+    fn deref(&self) -> &Command {
+        &self.command
+    }
+}
+
+impl DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Command {
+        &mut self.command
+    }
+}
+
+impl Program {
+    pub fn env(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn output(&mut self) -> std::io::Result<Output> {
+        let output = self.command.output()?;
+        let mut out = String::from_utf8_lossy(&output.stdout).into_owned();
+        if let (true, Some(key)) = (self.makes_key, out.lines().last().map(str::to_owned)) {
+            secrets::register_key(&key);
+            out = out.replacen(&key, "", 1);
+        }
+        for text in [out.as_bytes(), &output.stderr] {
+            secrets::assert_none_in(&format!("what {:?} prints", self.command), text);
+        }
+        Ok(output)
+    }
+}
+
 /// The binary, in a folder of its own and without settings from outside.
-pub fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
+pub fn tiltyard(home: &Path, arguments: &[&str]) -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tiltyard"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TILTYARD_") {
@@ -20,7 +69,8 @@ pub fn tiltyard(home: &Path, arguments: &[&str]) -> Command {
     }
     command.args(arguments).current_dir(home);
     command.stdin(Stdio::null());
-    command
+    let makes_key = matches!(arguments, ["key", "create" | "rotate", ..]);
+    Program { command, makes_key }
 }
 
 /// A running `tiltyard serve`, killed when dropped.
@@ -37,7 +87,7 @@ pub struct Serving {
 
 impl Serving {
     /// Starts it and waits for the line that says where it listens.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Program) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let (sender, lines) = mpsc::channel();
@@ -88,6 +138,9 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            secrets::assert_none_found();
+        }
     }
 }
 
@@ -95,6 +148,10 @@ impl Drop for Serving {
 fn forward(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            match line.split_once(FIRST_KEY) {
+                Some((_, key)) => secrets::register_key(key),
+                None => secrets::look_in("what a server prints", line.as_bytes()),
+            }
             let _ = lines.send(line);
         }
     });

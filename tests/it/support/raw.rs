@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::TestServer;
+use super::{TestServer, secrets};
 
 /// Sends one request just as it is written here, and gives the status and the body.
 pub fn exchange(
@@ -22,6 +22,7 @@ pub fn exchange(
     socket.write_all(body).expect("the body is sent");
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).expect("an answer");
+    secrets::assert_none_in(path, &answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string());

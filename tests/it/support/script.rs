@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::needed;
+use super::{needed, secrets};
 
 /// Names a Python that has the packages of `tests/clients/requirements.txt`.
 const PYTHON_VARIABLE: &str = "TILTYARD_TEST_PYTHON";
@@ -57,7 +57,10 @@ pub fn run(interpreter: &str, script: &str, arguments: &[&str], home: &Path) {
     output.rewind().expect("the beginning of the output");
     output.read_to_string(&mut shown).expect("the output");
     match status {
-        Some(status) if status.success() => println!("{shown}"),
+        Some(status) if status.success() => {
+            secrets::assert_none_in(script, shown.as_bytes());
+            println!("{shown}");
+        }
         Some(status) => panic!("{script} ended with {status}:\n{shown}"),
         None => panic!("{script} took more than {LIMIT:?}:\n{shown}"),
     }

@@ -13,7 +13,7 @@ use tiltyard::server::Parts;
 use tokio::sync::oneshot;
 
 use super::proxy::{Proxy, nginx};
-use super::{Database, Reply, needed};
+use super::{Database, Reply, needed, secrets};
 
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ pub enum Backend {
 
 /// Names the S3 server of the tests (`scripts/with-s3`), as `http://host:port`.
 const S3_VARIABLE: &str = "TILTYARD_TEST_S3";
+/// It takes any, and the tests look for this one where no secret may be. `scripts/with-s3` has it too.
+const S3_SECRET: &str = "tests-Vk2mR8sYw4";
 /// The bucket that it has.
 const BUCKET: &str = "lake";
 /// When set, every server is two of them behind a proxy.
@@ -153,7 +155,9 @@ impl TestServer {
         };
         let mut server = Self::spawn_with(backend, configure).await?;
         let key = server.running.first_key.recv_timeout(START_LIMIT).expect("the server starts");
-        server.key = Some(key.expect("the first key"));
+        let key = key.expect("the first key");
+        secrets::register_key(&key);
+        server.key = Some(key);
         Some(server)
     }
 
@@ -175,11 +179,7 @@ impl TestServer {
     }
 
     async fn start(home: Arc<Home>, parts: Parts, configure: Configure) -> Self {
-        // What the servers log: with `--nocapture`, for looking into a failure.
-        if let Ok(filter) = std::env::var("TILTYARD_TEST_LOG") {
-            let text = tiltyard::telemetry::LogFormat::Text;
-            tiltyard::telemetry::install(text, &filter, None).expect("a log");
-        }
+        secrets::watch_log();
         let running = Running::start(parts.clone(), settings(&home, configure.as_ref()));
         let client = Client::builder()
             .no_proxy()
@@ -293,6 +293,10 @@ impl TestServer {
         for value in request.headers().values() {
             said.push_str(value.to_str().unwrap_or_default());
         }
+        for name in ["authorization", "x-api-key"] {
+            let sent = request.headers().get(name).and_then(|value| value.to_str().ok());
+            sent.into_iter().for_each(secrets::register_credential);
+        }
         let response = self.client.execute(request).await;
         let response = response.unwrap_or_else(|error| panic!("{path}: {error:?}"));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -306,6 +310,7 @@ impl TestServer {
         } else {
             Value::Null
         };
+        secrets::assert_none_answered(&path, &headers, &raw, &body);
         Reply {
             status,
             headers,
@@ -350,10 +355,10 @@ impl Drop for TestServer {
         if let Some(mut front) = self.front.take() {
             stopped &= front.running.stop();
         }
-        assert!(
-            stopped || std::thread::panicking(),
-            "the server did not stop within {STOP_LIMIT:?}"
-        );
+        if !std::thread::panicking() {
+            assert!(stopped, "the server did not stop within {STOP_LIMIT:?}");
+            secrets::assert_none_found();
+        }
     }
 }
 
@@ -375,12 +380,14 @@ fn settings(home: &Home, configure: &(dyn Fn(&mut Settings) + Send + Sync)) -> S
             ("allow_http", "true"),
             ("region", "us-east-1"),
             ("access_key_id", "tests"),
-            ("secret_access_key", "tests"),
+            ("secret_access_key", S3_SECRET),
         ];
         let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
         settings.storage_options.extend(options);
     }
     configure(&mut settings);
+    let profiles = settings.storage_profiles.values().map(|profile| &profile.storage_options);
+    std::iter::once(&settings.storage_options).chain(profiles).for_each(secrets::register_options);
     settings
 }
 
