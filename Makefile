@@ -81,6 +81,10 @@ bench-scale: build ## ask a catalog of a million tables, beside one of a thousan
 	scripts/provision python postgres wrk
 	scripts/with-postgres bench/scale $(ARGS)
 
+bench-access: build ## describe tables with authentication and 10 000 grants, beside a server without either
+	scripts/provision python postgres wrk
+	scripts/with-postgres bench/access $(ARGS)
+
 history: build ## fail storage at every step, kill servers under load for a long while, check every write
 	scripts/provision cargo cc protoc python postgres
 	TILTYARD_TEST_LONG=1 scripts/with-postgres cargo test --locked --test it -- storage_faults

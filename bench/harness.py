@@ -89,14 +89,15 @@ class Server:
         self.stop()
 
 
-def start_tiltyard(binary, folder, database=None):
-    """Tiltyard on a database, SQLite if none is named, and local files below `folder`, on a port of its own choice."""
+def start_tiltyard(binary, folder, database=None, options=()):
+    """Tiltyard on a database, SQLite if none is named, and local files below `folder`, on a port of its own choice, with
+    further options."""
     if not os.access(binary, os.X_OK):
         sys.exit(f"no program {binary}: run `make build`, or name another with --tiltyard-bin")
     folder = pathlib.Path(folder)
     server = Server(
         [binary, "serve", "--listen", "127.0.0.1:0", "--database", database or f"sqlite://{folder}/catalog.db",
-         "--storage-root", folder / "lake"],
+         "--storage-root", folder / "lake", *options],
         r"listening on http://127\.0\.0\.1:(\d+)",
         folder / "tiltyard.log",
     )
@@ -122,8 +123,9 @@ class Connection:
     the benchmark would measure mostly itself.
     """
 
-    def __init__(self, port, timeout_s=120):
+    def __init__(self, port, timeout_s=120, headers=None):
         self.address, self.timeout_s = ("127.0.0.1", port), timeout_s
+        self.headers = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self.socket, self.buffer = None, b""
 
     def post(self, path, body=b"{}"):
@@ -139,7 +141,7 @@ class Connection:
             self.socket = socket.create_connection(self.address, self.timeout_s)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.buffer = b""
-        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{self.headers}\r\n"
         try:
             self.socket.sendall(head.encode() + body)
             return self._reply()
