@@ -226,7 +226,7 @@ impl Default for TokenIssuer {
 }
 
 /// Where events are sent to.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
     /// An `https` URL, or an `http` one.

@@ -9,14 +9,15 @@ use figment::error::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Overrides, Settings, StorageProfile};
+use super::{Overrides, Settings, StorageProfile, Webhook};
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "…";
 /// The settings whose text is shown. What is on neither list is hidden, so that a new secret is, too.
-const SHOWN: [&str; 11] = [
+const SHOWN: [&str; 12] = [
     "client_timeout",
     "commit_arbiter",
+    "event_retention",
     "gc_interval",
     "grace",
     "listen",
@@ -41,6 +42,12 @@ impl fmt::Debug for Settings {
 impl fmt::Debug for StorageProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         show("StorageProfile", self, f)
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show("Webhook", self, f)
     }
 }
 
@@ -165,6 +172,8 @@ mod tests {
             client_storage_options: options(),
             ..StorageProfile::default()
         };
+        let (url, secret) = (format!("https://a/{SECRET}"), SECRET.to_owned());
+        let webhook = Webhook { url, secret, ..Webhook::default() };
         Settings {
             database: format!("postgres://me:{SECRET}@db/t?password={SECRET}"),
             storage_root: format!("s3://key:{SECRET}@bucket/lake"),
@@ -173,6 +182,7 @@ mod tests {
             storage_profiles: [("cold".to_owned(), profile)].into(),
             allow_locations: vec![format!("s3://key:{SECRET}@other/lake")],
             otlp_endpoint: Some(format!("https://me:{SECRET}@traces:4318")),
+            webhooks: [("told".to_owned(), webhook)].into(),
             ..Settings::default()
         }
     }
@@ -193,7 +203,7 @@ mod tests {
         for shown in [
             format!("{settings:?}"),
             format!("{settings:#?}"),
-            format!("{overrides:?} {profile:?}"),
+            format!("{overrides:?} {profile:?} {:?}", settings.webhooks),
         ] {
             assert!(!shown.contains(SECRET), "{shown}");
             assert!(shown.contains("secret_access_key") && shown.contains("me@db"), "{shown}");
