@@ -116,14 +116,15 @@ pub async fn has_unnumbered(tx: &mut Tx) -> Result<bool> {
         .map_err(|error| failed(error, "looking for events"))
 }
 
-/// Gives numbers to events that have none, some at a time. Answers how many got one.
+/// Gives numbers to events that have none, some at a time, in the order in which they were made, which
+/// their ids tell. Answers how many got one.
 pub async fn number_events(tx: &mut Tx) -> Result<u64> {
     // One at a time, so that nobody sees a number before those below it.
     const HOLD: &str = "UPDATE event_numbers SET last_seq = last_seq WHERE id = 1";
     const NUMBER: &str = "UPDATE events SET seq = numbered.seq FROM \
         (SELECT event_id, (SELECT last_seq FROM event_numbers WHERE id = 1) \
-            + ROW_NUMBER() OVER (ORDER BY at_us, event_id) AS seq \
-        FROM (SELECT event_id, at_us FROM events WHERE seq IS NULL ORDER BY event_id LIMIT $1) \
+            + ROW_NUMBER() OVER (ORDER BY event_id) AS seq \
+        FROM (SELECT event_id FROM events WHERE seq IS NULL ORDER BY event_id LIMIT $1) \
             AS waiting) AS numbered \
         WHERE events.event_id = numbered.event_id";
     const COUNT: &str = "UPDATE event_numbers SET last_seq = last_seq + $1 WHERE id = 1";

@@ -16,8 +16,8 @@ mod middleware;
 pub mod namespace;
 mod once;
 pub mod openapi;
-mod refusals;
 mod rates;
+mod refusals;
 
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
@@ -47,8 +47,8 @@ use namespace::{
     backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
     tags, transactions, versions, views,
 };
-pub use refusals::Refusals;
 pub use rates::Rates;
+pub use refusals::Refusals;
 
 /// What every handler may use: one pointer, since each layer of a request has its own.
 #[derive(Clone)]

@@ -176,7 +176,8 @@ pub struct EventInfo {
     at_millis: i64,
     /// What happened: `namespace.created`, `namespace.dropped`, `table.declared`, `table.created`,
     /// `table.registered`, `table.renamed`, `table.dropped`, `table.deregistered`, `version.created`,
-    /// `version.found` (somebody made it past this server), `version.deleted`, `tag.created`,
+    /// `version.found` (in storage; if another of our servers made it, `version.created` follows),
+    /// `version.deleted`, `tag.created`,
     /// `tag.updated`, `tag.deleted`, `branch.created`, `branch.deleted`, `key.created`, `key.rotated`,
     /// `key.deleted`, `grant.created`, `grant.deleted`, or `request.refused`.
     kind: String,

@@ -16,7 +16,9 @@ use crate::catalog::Catalog;
 use crate::commit::{CatalogArbiter, Engine, Versioning};
 use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer, Vending};
 use crate::error::{Error, Result};
-use crate::http::{Admission, AppState, Limits, Rates, Refusals, Services, UnknownDatabases, router};
+use crate::http::{
+    Admission, AppState, Limits, Rates, Refusals, Services, UnknownDatabases, router,
+};
 use crate::jobs::{self, Duties};
 use crate::lake::{self, Lake, Place, WrappingObjectStore};
 use crate::model::{Caller, Clock, NamespaceId, Object, Role};

@@ -216,7 +216,8 @@ pub(super) async fn decide(
     }
     if !state.access.is_guarded() {
         // Everybody may do everything, but not too often.
-        let rate = if is_counted { state.rates.allow_address(address_of(&request)) } else { Ok(()) };
+        let rate =
+            if is_counted { state.rates.allow_address(address_of(&request)) } else { Ok(()) };
         return match rate {
             Ok(()) => next.run(request).await,
             Err(error) => refuse(error, None),
