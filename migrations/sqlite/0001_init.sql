@@ -8,6 +8,7 @@ CREATE TABLE namespaces (
     path          TEXT   NOT NULL UNIQUE,
     name          TEXT   NOT NULL,
     properties    TEXT   NOT NULL,
+    deletion_protection BOOLEAN NOT NULL,
     created_by    TEXT   NOT NULL,
     created_at_us BIGINT NOT NULL
 );
@@ -21,12 +22,26 @@ CREATE TABLE tables (
     state         TEXT   NOT NULL,
     origin        TEXT   NOT NULL,
     properties    TEXT   NOT NULL,
+    deletion_protection BOOLEAN NOT NULL,
     created_by    TEXT   NOT NULL,
     created_at_us BIGINT NOT NULL,
     updated_by    TEXT   NOT NULL,
     updated_at_us BIGINT NOT NULL,
     UNIQUE (namespace_id, name)
 );
+
+-- Tables that were dropped, and can be had back until they are purged: the namespace and the name that
+-- each had. The row of such a table stands in a namespace without a name, where nobody finds it.
+CREATE TABLE dropped_tables (
+    table_id       BLOB   NOT NULL PRIMARY KEY REFERENCES tables (table_id) ON DELETE CASCADE,
+    path           TEXT   NOT NULL,
+    name           TEXT   NOT NULL,
+    dropped_by     TEXT   NOT NULL,
+    dropped_at_us  BIGINT NOT NULL,
+    purge_after_us BIGINT NOT NULL
+);
+CREATE INDEX dropped_tables_by_name ON dropped_tables (path, name);
+CREATE INDEX dropped_tables_by_time ON dropped_tables (purge_after_us);
 
 -- An index of the manifests in storage, and what is known of how each came to be.
 CREATE TABLE table_versions (

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::events::insert_event;
 use super::tables::table_id;
 use super::{Tx, failed, is_foreign_key_violation, run};
@@ -246,7 +247,7 @@ impl GrantRow {
     }
 }
 
-/// All grants, or those of one principal.
+/// All grants, or those of one principal; none on tables that were dropped.
 pub async fn list_grants(tx: &mut Tx, principal: Option<&str>) -> Result<Vec<Grant>> {
     const SQL: &str = "SELECT g.principal, n.path, NULL AS name, g.role, g.granted_by, \
         g.granted_at_us FROM namespace_grants g \
@@ -255,9 +256,10 @@ pub async fn list_grants(tx: &mut Tx, principal: Option<&str>) -> Result<Vec<Gra
         UNION ALL SELECT g.principal, n.path, t.name, g.role, g.granted_by, g.granted_at_us \
         FROM table_grants g JOIN tables t ON t.table_id = g.table_id \
         JOIN namespaces n ON n.namespace_id = t.namespace_id \
-        WHERE $1 = '' OR g.principal = $1";
+        WHERE t.namespace_id <> $2 AND ($1 = '' OR g.principal = $1)";
     let rows = run!(tx, |c| sqlx::query_as::<_, GrantRow>(SQL)
         .bind(principal.unwrap_or(""))
+        .bind(NOWHERE)
         .fetch_all(c)
         .await);
     let rows = rows.map_err(|error| failed(error, "listing grants"))?;

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::{Tx, failed, from_json, from_sql, is_unique_violation, run, to_json, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{Properties, Table};
@@ -110,17 +111,19 @@ pub async fn insert_batch(tx: &mut Tx, batch: &Batch, lease_us: i64) -> Result<b
 /// branch of the same table.
 pub async fn insert_intent(tx: &mut Tx, batch: Uuid, table: &Table, version: u64) -> Result<bool> {
     const SQL: &str = "INSERT INTO batch_versions (table_id, branch, version, batch_id) \
-        VALUES ($1, $2, $3, $4)";
+        SELECT table_id, $2, $3, $4 FROM tables WHERE table_id = $1 AND namespace_id <> $5";
     let inserted = run!(tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .bind(table.branch.as_str())
         .bind(to_sql(version))
         .bind(batch)
+        .bind(NOWHERE)
         .execute(c)
         .await
-        .map(drop));
+        .map(|done| done.rows_affected()));
     match inserted {
-        Ok(()) => Ok(true),
+        Ok(0) => Err(Error::TableNotFound(table.id.clone())),
+        Ok(_) => Ok(true),
         Err(error) if is_unique_violation(&error) => Ok(false),
         Err(error) if super::is_foreign_key_violation(&error) => {
             Err(Error::TableNotFound(table.id.clone()))

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::tables::table_id;
 use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::error::{Error, Result};
@@ -49,9 +50,10 @@ impl JobRow {
 pub async fn insert_job(tx: &mut Tx, job: &Job, holder: Uuid, lease_us: i64) -> Result<()> {
     const SQL: &str = "INSERT INTO jobs (job_id, table_id, branch, kind, request, state, \
         properties, created_by, created_at_us, updated_at_us, holder, lease_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+        SELECT $1, table_id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM tables \
+        WHERE table_id = $2 AND namespace_id <> $13";
     let properties = to_json(&job.properties)?;
-    run!(tx, |c| sqlx::query(SQL)
+    let noted = run!(tx, |c| sqlx::query(SQL)
         .bind(job.key)
         .bind(job.table_key)
         .bind(job.branch.as_str())
@@ -64,15 +66,18 @@ pub async fn insert_job(tx: &mut Tx, job: &Job, holder: Uuid, lease_us: i64) -> 
         .bind(job.updated_at_us)
         .bind(holder)
         .bind(lease_us)
+        .bind(NOWHERE)
         .execute(c)
         .await
-        .map(drop))
-    .map_err(|error| {
-        if is_foreign_key_violation(&error) {
-            return Error::InvalidTableState("the table was dropped meanwhile".into());
+        .map(|done| done.rows_affected()));
+    match noted {
+        Ok(0) => Err(Error::InvalidTableState("the table was dropped meanwhile".into())),
+        Err(error) if is_foreign_key_violation(&error) => {
+            Err(Error::InvalidTableState("the table was dropped meanwhile".into()))
         }
-        failed(error, "noting a job")
-    })
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(error, "noting a job")),
+    }
 }
 
 pub async fn find_job(tx: &mut Tx, job: Uuid) -> Result<Option<Job>> {

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::{Tx, failed, from_sql, is_foreign_key_violation, run, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -44,8 +45,9 @@ pub async fn insert_session(
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO multipart_writes (session_id, table_id, branch, state, \
         read_version, created_by, created_at_us, expires_at_us) \
-        VALUES ($1, $2, $3, $4, 0, $5, $6, $7)";
-    run!(tx, |c| sqlx::query(SQL)
+        SELECT $1, table_id, $3, $4, 0, $5, $6, $7 FROM tables \
+        WHERE table_id = $2 AND namespace_id <> $8";
+    let begun = run!(tx, |c| sqlx::query(SQL)
         .bind(session)
         .bind(table.key)
         .bind(table.branch.as_str())
@@ -53,15 +55,18 @@ pub async fn insert_session(
         .bind(caller.name())
         .bind(now_us)
         .bind(expires_at_us)
+        .bind(NOWHERE)
         .execute(c)
         .await
-        .map(drop))
-    .map_err(|error| {
-        if is_foreign_key_violation(&error) {
-            return Error::TableNotFound(table.id.clone());
+        .map(|done| done.rows_affected()));
+    match begun {
+        Ok(0) => Err(Error::TableNotFound(table.id.clone())),
+        Err(error) if is_foreign_key_violation(&error) => {
+            Err(Error::TableNotFound(table.id.clone()))
         }
-        failed(error, "beginning a multipart write")
-    })
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(error, "beginning a multipart write")),
+    }
 }
 
 /// The session, if it is one of the table's branch.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::events::insert_event;
 use super::{
-    Tx, access, failed, from_json, is_foreign_key_violation, is_unique_violation, run, to_json,
+    Tx, access, dropped, failed, is_foreign_key_violation, is_unique_violation, protection, run,
 };
 use crate::error::{Error, Result};
 use crate::model::{
@@ -16,6 +16,7 @@ struct NamespaceRow {
     namespace_id: Uuid,
     path: String,
     properties: String,
+    deletion_protection: bool,
 }
 
 impl NamespaceRow {
@@ -23,28 +24,33 @@ impl NamespaceRow {
         Ok(Namespace {
             key: self.namespace_id,
             id: NamespaceId::from_stored(&self.path)?,
-            properties: from_json(&self.properties)?,
+            properties: protection::join(&self.properties, self.deletion_protection)?,
         })
     }
 }
 
-/// Makes the root if this database has none yet.
-pub async fn ensure_root(tx: &mut Tx, now_us: i64) -> Result<()> {
-    const SQL: &str = "INSERT INTO namespaces \
-        (namespace_id, parent_id, path, name, properties, created_by, created_at_us) \
-        VALUES ($1, NULL, '', '', '{}', $2, $3) ON CONFLICT DO NOTHING";
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(Uuid::nil())
-        .bind(Caller::server().name())
-        .bind(now_us)
-        .execute(c)
-        .await
-        .map(drop))
-    .map_err(|error| failed(error, "making the root namespace"))
+/// Makes what this database does not have yet: the root, and the place where dropped tables stand.
+pub async fn ensure_first(tx: &mut Tx, now_us: i64) -> Result<()> {
+    const SQL: &str = "INSERT INTO namespaces (namespace_id, parent_id, path, name, properties, \
+        deletion_protection, created_by, created_at_us) \
+        VALUES ($1, NULL, $4, '', '{}', FALSE, $2, $3) ON CONFLICT DO NOTHING";
+    for (key, path) in [(Uuid::nil(), ""), (dropped::NOWHERE, dropped::PATH)] {
+        run!(&mut *tx, |c| sqlx::query(SQL)
+            .bind(key)
+            .bind(Caller::server().name())
+            .bind(now_us)
+            .bind(path)
+            .execute(c)
+            .await
+            .map(drop))
+        .map_err(|error| failed(error, "making the first namespaces"))?;
+    }
+    Ok(())
 }
 
 pub async fn find_namespace(tx: &mut Tx, id: &NamespaceId) -> Result<Option<Namespace>> {
-    const SQL: &str = "SELECT namespace_id, path, properties FROM namespaces WHERE path = $1";
+    const SQL: &str = "SELECT namespace_id, path, properties, deletion_protection \
+        FROM namespaces WHERE path = $1";
     run!(tx, |c| sqlx::query_as::<_, NamespaceRow>(SQL)
         .bind(id.to_stored())
         .fetch_optional(c)
@@ -85,9 +91,9 @@ pub async fn insert_namespace(
     now_us: i64,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO namespaces \
-        (namespace_id, parent_id, path, name, properties, created_by, created_at_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    let properties = to_json(properties)?;
+        (namespace_id, parent_id, path, name, properties, created_by, created_at_us, \
+        deletion_protection) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let (properties, protection) = protection::split(properties)?;
     let inserted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(Uuid::now_v7())
         .bind(parent.key)
@@ -96,6 +102,7 @@ pub async fn insert_namespace(
         .bind(&properties)
         .bind(caller.name())
         .bind(now_us)
+        .bind(protection)
         .execute(c)
         .await
         .map(drop));
@@ -114,17 +121,20 @@ pub async fn insert_namespace(
 
 /// # Errors
 /// `NamespaceNotEmpty` when a table or a namespace stands in it, `NamespaceNotFound` when it is
-/// gone already.
+/// gone already, `InvalidTableState` for one that is protected.
 pub async fn delete_namespace(tx: &mut Tx, namespace: &Namespace) -> Result<()> {
-    const SQL: &str = "DELETE FROM namespaces WHERE namespace_id = $1";
+    const SQL: &str = "DELETE FROM namespaces WHERE namespace_id = $1 AND NOT deletion_protection";
     access::namespace_moves(tx, namespace.key).await?;
-    let deleted = run!(tx, |c| sqlx::query(SQL)
+    let deleted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(namespace.key)
         .execute(c)
         .await
         .map(|done| done.rows_affected()));
     match deleted {
-        Ok(0) => Err(Error::NamespaceNotFound(namespace.id.clone())),
+        Ok(0) => {
+            protection::ensure_namespace_unprotected(tx, namespace).await?;
+            Err(Error::NamespaceNotFound(namespace.id.clone()))
+        }
         Ok(_) => Ok(()),
         Err(error) if is_foreign_key_violation(&error) => {
             Err(Error::NamespaceNotEmpty(namespace.id.clone()))
@@ -135,7 +145,7 @@ pub async fn delete_namespace(tx: &mut Tx, namespace: &Namespace) -> Result<()> 
 
 /// The namespaces under `id`, deepest first, so that each can be deleted in turn.
 pub async fn list_descendants(tx: &mut Tx, id: &NamespaceId) -> Result<Vec<Namespace>> {
-    const SQL: &str = "SELECT namespace_id, path, properties FROM namespaces \
+    const SQL: &str = "SELECT namespace_id, path, properties, deletion_protection FROM namespaces \
         WHERE path > $1 AND path < $2 ORDER BY path DESC";
     let (first, end) = id.stored_range();
     run!(tx, |c| sqlx::query_as::<_, NamespaceRow>(SQL).bind(&first).bind(&end).fetch_all(c).await)

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::events::insert_event;
 use super::{
-    Tx, access, dialect, failed, from_json, is_foreign_key_violation, is_unique_violation, run,
-    to_json,
+    Tx, access, dialect, failed, is_foreign_key_violation, is_unique_violation, protection, run,
 };
 use crate::error::{Error, Result};
 use crate::model::{
@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 #[derive(sqlx::FromRow)]
-struct TableRow {
+pub(super) struct TableRow {
     table_id: Uuid,
     path: String,
     name: String,
@@ -24,6 +24,7 @@ struct TableRow {
     state: String,
     origin: String,
     properties: String,
+    deletion_protection: bool,
 }
 
 /// The identifier of a table, of its namespace's stored path and its name.
@@ -32,7 +33,7 @@ pub(super) fn table_id(path: &str, name: String) -> Result<TableId> {
 }
 
 impl TableRow {
-    fn into_table(self) -> Result<Table> {
+    pub(super) fn into_table(self) -> Result<Table> {
         let state = if self.state == TableState::Created.as_str() {
             TableState::Created
         } else {
@@ -45,7 +46,7 @@ impl TableRow {
             branch: Branch::main(),
             state,
             origin: Origin::from_stored(&self.origin),
-            properties: from_json(&self.properties)?,
+            properties: protection::join(&self.properties, self.deletion_protection)?,
         })
     }
 }
@@ -70,7 +71,7 @@ impl Shown {
 
 pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties \
+        t.properties, t.deletion_protection \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE n.path = $1 AND t.name = $2";
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
@@ -99,7 +100,8 @@ pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Opt
     const SQL: &str = "WITH wanted (number, path, name) AS (VALUES (0, $1, $2), (1, $3, $4), \
         (2, $5, $6), (3, $7, $8)) \
         SELECT CAST(w.number AS BIGINT) AS number, t.table_id, n.path, t.name, t.location, t.state, \
-        t.origin, t.properties FROM wanted w CROSS JOIN namespaces n CROSS JOIN tables t \
+        t.origin, t.properties, t.deletion_protection \
+        FROM wanted w CROSS JOIN namespaces n CROSS JOIN tables t \
         WHERE n.path = w.path AND t.namespace_id = n.namespace_id AND t.name = w.name";
     if let [id] = ids {
         return Ok(vec![find_table(tx, id).await?]);
@@ -123,12 +125,13 @@ pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Opt
     Ok(found)
 }
 
-/// The table that has this key, whatever its name is now.
+/// The table that has this key, whatever its name is now; `None` for one that was dropped, too.
 pub async fn find_table_by_key(tx: &mut Tx, key: Uuid) -> Result<Option<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties \
-        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id WHERE t.table_id = $1";
-    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(key).fetch_optional(c).await)
+        t.properties, t.deletion_protection \
+        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+        WHERE t.table_id = $1 AND t.namespace_id <> $2";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(key).bind(NOWHERE).fetch_optional(c).await)
         .map_err(|error| failed(error, "reading a table"))?
         .map(TableRow::into_table)
         .transpose()
@@ -195,7 +198,7 @@ pub async fn list_all_tables(
     page: &Page,
 ) -> Result<Vec<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties \
+        t.properties, t.deletion_protection \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE t.table_id > $1 AND t.state IN ($2, $3) AND n.path >= $4 AND n.path < $5 \
         ORDER BY t.table_id LIMIT $6";
@@ -238,9 +241,9 @@ pub async fn insert_table(
     now_us: i64,
 ) -> Result<()> {
     const SQL: &str = "INSERT INTO tables (table_id, namespace_id, name, location, state, \
-        properties, created_by, created_at_us, updated_by, updated_at_us, origin) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8, $9)";
-    let properties = to_json(new.properties)?;
+        properties, created_by, created_at_us, updated_by, updated_at_us, origin, \
+        deletion_protection) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $8, $9, $10)";
+    let (properties, protection) = protection::split(new.properties)?;
     let inserted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(new.key)
         .bind(namespace.key)
@@ -251,6 +254,7 @@ pub async fn insert_table(
         .bind(caller.name())
         .bind(now_us)
         .bind(new.origin.as_str())
+        .bind(protection)
         .execute(c)
         .await
         .map(drop));
@@ -289,7 +293,8 @@ pub async fn delete_if_declared(tx: &mut Tx, table: Uuid) -> Result<bool> {
     .map_err(|error| failed(error, "taking back a table"))
 }
 
-/// A folder that is `location`, holds it, or stands in it, and is a table's or to be removed.
+/// A folder that is `location`, holds it, or stands in it, and is a table's, also of one that was
+/// dropped, or to be removed.
 pub async fn find_overlapping_location(tx: &mut Tx, location: &str) -> Result<Option<String>> {
     // Those inside it sort between `location/` and `location0`, since `0` follows `/`.
     const INSIDE: &str = "SELECT location FROM tables \
@@ -351,6 +356,8 @@ pub async fn mark_created(tx: &mut Tx, table: Uuid, caller: &Caller, now_us: i64
     .map_err(|error| failed(error, "updating a table"))
 }
 
+/// One that is protected from deletion stays so, whatever they say.
+///
 /// # Errors
 /// `TableNotFound` when it is gone meanwhile.
 pub async fn update_properties(
@@ -360,14 +367,15 @@ pub async fn update_properties(
     caller: &Caller,
     now_us: i64,
 ) -> Result<()> {
-    const SQL: &str = "UPDATE tables SET properties = $2, updated_by = $3, updated_at_us = $4 \
-        WHERE table_id = $1";
-    let properties = to_json(properties)?;
+    const SQL: &str = "UPDATE tables SET properties = $2, updated_by = $3, updated_at_us = $4, \
+        deletion_protection = deletion_protection OR $5 WHERE table_id = $1";
+    let (properties, protection) = protection::split(properties)?;
     let updated = run!(tx, |c| sqlx::query(SQL)
         .bind(table.key)
         .bind(&properties)
         .bind(caller.name())
         .bind(now_us)
+        .bind(protection)
         .execute(c)
         .await
         .map(|done| done.rows_affected()))
@@ -387,7 +395,7 @@ pub async fn rename_table(
     now_us: i64,
 ) -> Result<()> {
     const SQL: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
-        updated_at_us = $5 WHERE table_id = $1";
+        updated_at_us = $5 WHERE table_id = $1 AND namespace_id <> $6";
     access::table_moves(tx, table.key).await?;
     let renamed = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(table.key)
@@ -395,6 +403,7 @@ pub async fn rename_table(
         .bind(new_id.name.as_str())
         .bind(caller.name())
         .bind(now_us)
+        .bind(NOWHERE)
         .execute(c)
         .await
         .map(|done| done.rows_affected()));
@@ -415,16 +424,21 @@ pub async fn rename_table(
 /// Removes the row with its versions and uploads. The files are the caller's to look after.
 ///
 /// # Errors
-/// `TableNotFound` when it is gone meanwhile.
+/// `TableNotFound` when it is gone meanwhile, `InvalidTableState` for one that is protected.
 pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
-    const SQL: &str = "DELETE FROM tables WHERE table_id = $1";
+    const SQL: &str = "DELETE FROM tables \
+        WHERE table_id = $1 AND namespace_id <> $2 AND NOT deletion_protection";
     access::table_moves(tx, table.key).await?;
-    let deleted = run!(tx, |c| sqlx::query(SQL)
+    let deleted = run!(&mut *tx, |c| sqlx::query(SQL)
         .bind(table.key)
+        .bind(NOWHERE)
         .execute(c)
         .await
         .map(|done| done.rows_affected()))
     .map_err(|error| failed(error, "dropping a table"))?;
+    if deleted == 0 {
+        protection::ensure_table_unprotected(tx, table).await?;
+    }
     ensure_one(deleted, &table.id)
 }
 
@@ -433,9 +447,11 @@ pub async fn delete_table(tx: &mut Tx, table: &Table) -> Result<()> {
 /// # Errors
 /// `TableNotFound` when it is gone.
 pub async fn hold(tx: &mut Tx, table: &Table) -> Result<()> {
-    const SQL: &str = "UPDATE tables SET updated_at_us = updated_at_us WHERE table_id = $1";
+    const SQL: &str = "UPDATE tables SET updated_at_us = updated_at_us \
+        WHERE table_id = $1 AND namespace_id <> $2";
     let held = run!(tx, |c| sqlx::query(SQL)
         .bind(table.key)
+        .bind(NOWHERE)
         .execute(c)
         .await
         .map(|done| done.rows_affected()))
@@ -459,19 +475,23 @@ pub async fn find_creation(tx: &mut Tx, id: &TableId) -> Result<Option<i64>> {
 /// The table that stands at a location.
 pub async fn find_table_at(tx: &mut Tx, location: &str) -> Result<Option<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties \
+        t.properties, t.deletion_protection \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
-        WHERE t.location = $1";
-    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(location).fetch_optional(c).await)
-        .map_err(|error| failed(error, "looking for a table by its location"))?
-        .map(TableRow::into_table)
-        .transpose()
+        WHERE t.location = $1 AND t.namespace_id <> $2";
+    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
+        .bind(location)
+        .bind(NOWHERE)
+        .fetch_optional(c)
+        .await)
+    .map_err(|error| failed(error, "looking for a table by its location"))?
+    .map(TableRow::into_table)
+    .transpose()
 }
 
 /// Every table of a namespace, for a cascade.
 pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Table>> {
     const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties \
+        t.properties, t.deletion_protection \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE t.namespace_id = $1";
     run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL).bind(namespace.key).fetch_all(c).await)
@@ -481,6 +501,6 @@ pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Tab
         .collect()
 }
 
-fn ensure_one(rows: u64, id: &TableId) -> Result<()> {
+pub(super) fn ensure_one(rows: u64, id: &TableId) -> Result<()> {
     if rows == 1 { Ok(()) } else { Err(Error::TableNotFound(id.clone())) }
 }

@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 
 /// Every table of a catalog, each after those that it refers to, and what its rows are ordered by:
 /// a namespace comes after the one that it is in.
-const TABLES: [(&str, &str); 22] = [
+const TABLES: [(&str, &str); 23] = [
     ("namespaces", "path"),
     ("tables", "table_id"),
+    ("dropped_tables", "table_id"),
     ("table_versions", "table_id, branch, version"),
     ("manifest_claims", "location, version"),
     ("shared_transactions", "transaction_id"),

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::dropped::NOWHERE;
 use super::{Tx, failed, from_json, from_sql, is_foreign_key_violation, run, to_json, to_sql};
 use crate::catalog::tables::find_table_by_key;
 use crate::error::{Error, Result};
@@ -64,9 +65,10 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
     const SQL: &str = "INSERT INTO uploads (upload_id, table_id, kind, state, read_version, \
         fragments, schema_pb, stable_row_ids, num_rows, num_bytes, created_by, created_at_us, \
         expires_at_us, branch, session_id, part_id) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+        SELECT $1, table_id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 \
+        FROM tables WHERE table_id = $2 AND namespace_id <> $17";
     let fragments = to_json(&upload.staged.fragments)?;
-    run!(tx, |c| sqlx::query(SQL)
+    let noted = run!(tx, |c| sqlx::query(SQL)
         .bind(upload.key)
         .bind(upload.table_key)
         .bind(upload.kind.as_str())
@@ -83,15 +85,18 @@ pub async fn insert_upload(tx: &mut Tx, upload: &Upload) -> Result<()> {
         .bind(upload.branch.as_str())
         .bind(upload.part.as_ref().map(|part| part.session))
         .bind(upload.part.as_ref().and_then(|part| part.name.as_deref()))
+        .bind(NOWHERE)
         .execute(c)
         .await
-        .map(drop))
-    .map_err(|error| {
-        if is_foreign_key_violation(&error) {
-            return Error::InvalidTableState("the table was dropped meanwhile".into());
+        .map(|done| done.rows_affected()));
+    match noted {
+        Ok(0) => Err(Error::InvalidTableState("the table was dropped meanwhile".into())),
+        Err(error) if is_foreign_key_violation(&error) => {
+            Err(Error::InvalidTableState("the table was dropped meanwhile".into()))
         }
-        failed(error, "noting an upload")
-    })
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(error, "noting an upload")),
+    }
 }
 
 /// Notes a data file of an upload before its first byte is written.

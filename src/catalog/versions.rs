@@ -1,5 +1,6 @@
 //! Versions: the index of the manifests in storage.
 
+use super::dropped::NOWHERE;
 use super::events::insert_event;
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::Result;
@@ -121,17 +122,19 @@ pub struct LineState {
     pub committed_at_us: Option<i64>,
 }
 
-/// How a branch stands; `None` when its table is gone.
+/// How a branch stands; `None` when its table is gone, or dropped.
 pub async fn find_line_state(tx: &mut Tx, table: &Table) -> Result<Option<LineState>> {
     const SQL: &str = "SELECT EXISTS (SELECT 1 FROM batch_versions b \
         WHERE b.table_id = $1 AND b.branch = $2) AS is_intended, \
         v.version AS newest, v.committed_at_us AS committed_at_us \
         FROM tables t LEFT JOIN table_versions v ON v.table_id = t.table_id AND v.branch = $2 \
         AND v.version = (SELECT max(n.version) FROM table_versions n \
-        WHERE n.table_id = $1 AND n.branch = $2) WHERE t.table_id = $1";
+        WHERE n.table_id = $1 AND n.branch = $2) \
+        WHERE t.table_id = $1 AND t.namespace_id <> $3";
     run!(tx, |c| sqlx::query_as::<_, LineState>(SQL)
         .bind(table.key)
         .bind(table.branch.as_str())
+        .bind(NOWHERE)
         .fetch_optional(c)
         .await)
     .map_err(|error| failed(error, "looking at a branch"))

@@ -27,6 +27,7 @@ pub(super) struct Gc {
 /// What was swept, in numbers.
 #[derive(Default)]
 struct Total {
+    tables: u64,
     folders: u64,
     uploads: u64,
     files: u64,
@@ -48,8 +49,9 @@ pub(super) fn run(gc: &Gc) -> Result<ExitCode> {
         .await
     })?;
     say(&format!(
-        "{verb} {} folders, {} uploads, {} files that nothing refers to ({} bytes), {} notes",
-        total.folders, total.uploads, total.files, total.bytes, total.notes
+        "{verb} {} dropped tables, {} folders, {} uploads, {} files that nothing refers to \
+         ({} bytes), {} notes",
+        total.tables, total.folders, total.uploads, total.files, total.bytes, total.notes
     ));
     if total.failed > 0 {
         say(&format!("{} things could not be done; the next run tries again", total.failed));
@@ -62,6 +64,7 @@ impl Total {
     /// Counts a thing, and tells of it.
     fn add(&mut self, verb: &str, swept: &Swept) {
         match swept {
+            Swept::Table { .. } => self.tables += 1,
             Swept::Folder { .. } => self.folders += 1,
             Swept::Upload { .. } => self.uploads += 1,
             Swept::File { bytes, .. } => {

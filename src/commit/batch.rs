@@ -25,12 +25,12 @@ use super::settlement::Settlement;
 use super::tables::ensure_free;
 use super::{Engine, NewLocation, location_of, root_of};
 use crate::catalog::batches::{self, Batch, BatchState};
-use crate::catalog::{Tx, events, namespaces, tables, versions};
+use crate::catalog::{Tx, dropped, events, namespaces, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Claim, Put, StagedManifest, Told};
 use crate::model::{
     Branch, Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Properties, Table,
-    TableId, TableState, TableVersion,
+    TableId, TableState, TableVersion, protection_of,
 };
 
 /// How long a batch is taken to be alive without a sign of life.
@@ -213,6 +213,7 @@ impl Engine {
     async fn decide(&self, change: TableChange) -> Result<Step> {
         Ok(match change {
             TableChange::Declare { id, location, properties } => {
+                protection_of(&properties)?;
                 let table = Uuid::now_v7();
                 let place = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
                 {
@@ -304,9 +305,15 @@ impl Engine {
 
     pub(super) async fn table_of(&self, key: Uuid, branch: &str) -> Result<Table> {
         let mut tx = self.catalog.read().await?;
-        let found = tables::find_table_by_key(&mut tx, key).await?;
-        let table = found.ok_or_else(|| Error::InvalidTableState("the table is gone".into()))?;
+        let table = tables::find_table_by_key(&mut tx, key).await?.ok_or_else(gone)?;
         Ok(Table { branch: Branch::from_stored(branch), ..table })
+    }
+
+    /// The table as long as it has files: one that was dropped too, which somebody may have back.
+    async fn table_with_files(&self, key: Uuid, branch: &str) -> Result<Option<Table>> {
+        let mut tx = self.catalog.read().await?;
+        let table = dropped::find_with_dropped(&mut tx, key).await?;
+        Ok(table.map(|table| Table { branch: Branch::from_stored(branch), ..table }))
     }
 
     /// Notes the batch, and every branch of a table whose versions it changes.
@@ -590,7 +597,7 @@ impl Engine {
                 continue;
             };
             // A table that is gone since took its versions with it.
-            let Ok(table) = self.table_of(*table, branch).await else { continue };
+            let Some(table) = self.table_with_files(*table, branch).await? else { continue };
             let location = location_of(&table);
             let scheme = if *v1_names { NamingScheme::V1 } else { NamingScheme::V2 };
             let stays = !self.lake.take_back(&location, *version, scheme, hash).await?;
@@ -615,7 +622,7 @@ impl Engine {
         for step in steps {
             let Step::DeleteVersions { table, branch, versions, .. } = step else { continue };
             // A table that is gone since took its versions with it.
-            let Ok(table) = self.table_of(*table, branch).await else { continue };
+            let Some(table) = self.table_with_files(*table, branch).await? else { continue };
             let doomed: Vec<ManifestEntry> = versions
                 .iter()
                 .map(|(version, path)| ManifestEntry {

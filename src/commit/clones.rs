@@ -2,10 +2,13 @@
 
 use super::refs::root_line;
 use super::{Engine, Home};
+use crate::catalog::clones::CloneOf;
 use crate::catalog::{Tx, clones, namespaces, removals, tables, versions};
 use crate::error::{Error, Result};
 use crate::lake::Depth;
-use crate::model::{Caller, NamespaceId, Origin, Properties, Table, TableId, TableVersion};
+use crate::model::{
+    Caller, DELETION_PROTECTION, NamespaceId, Origin, Properties, Table, TableId, TableVersion,
+};
 
 /// Which state of which table is cloned.
 #[derive(Debug)]
@@ -51,7 +54,10 @@ impl Engine {
             false => Some(self.branch_turns.take(&root_line(&source)).await),
         };
         let snapshot = self.open(&source, version).await?;
-        let (table, folder) = self.begin_table(id, source.properties.clone()).await?;
+        let mut properties = source.properties.clone();
+        // A clone can be dropped: who wants it protected says so.
+        properties.remove(DELETION_PROTECTION);
+        let (table, folder) = self.begin_table(id, properties).await?;
         let made = async {
             let cloned = snapshot.clone_to(&folder, depth).await?;
             self.make_home(id, home, caller).await?;
@@ -134,14 +140,29 @@ impl Engine {
     }
 }
 
+/// What becomes of the files of something that is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// They are kept: a clone that was dropped too can be had back.
+    Stay,
+    Go,
+}
+
 /// # Errors
 /// `InvalidTableState` for a table, or a branch of one, to whose files another table refers.
-pub(super) async fn ensure_not_cloned(tx: &mut Tx, table: &Table) -> Result<()> {
-    match clones::find_clone_of(tx, table).await? {
-        None => Ok(()),
-        Some(clone) => Err(Error::InvalidTableState(format!(
-            "'{}' cannot be dropped: '{clone}' is a shallow clone of it, and reads its files",
-            table.id
+pub(super) async fn ensure_not_cloned(tx: &mut Tx, table: &Table, files: Files) -> Result<()> {
+    let Some(CloneOf { id: clone, is_dropped }) = clones::find_clone_of(tx, table).await? else {
+        return Ok(());
+    };
+    let id = &table.id;
+    match (is_dropped, files) {
+        (true, Files::Stay) => Ok(()),
+        (true, Files::Go) => Err(Error::InvalidTableState(format!(
+            "'{id}' cannot go: '{clone}', which was dropped and can be had back, is a shallow clone of \
+             it, and reads its files; PurgeTable removes that"
+        ))),
+        (false, _) => Err(Error::InvalidTableState(format!(
+            "'{id}' cannot be dropped: '{clone}' is a shallow clone of it, and reads its files"
         ))),
     }
 }

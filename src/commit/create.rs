@@ -17,8 +17,8 @@ use crate::lake::{
     Batches, Change, FileLog, Input, Location, Rules, WriteMode, WriteOptions, data_files,
 };
 use crate::model::{
-    Branch, Caller, InsertMode, Origin, Properties, Staged, Table, TableId, TableState,
-    TableVersion, Upload, View,
+    Branch, Caller, DELETION_PROTECTION, InsertMode, Origin, Properties, Staged, Table, TableId,
+    TableState, TableVersion, Upload, View, protection_of,
 };
 
 /// What making a table does when the name is taken by a table with data.
@@ -109,7 +109,8 @@ impl Engine {
     /// that was only declared gets its first version where it was declared.
     ///
     /// # Errors
-    /// `NamespaceNotFound`, `TableAlreadyExists`, and what the stream of batches ends with.
+    /// `NamespaceNotFound`, `TableAlreadyExists`, `InvalidInput` for a property that cannot be, and what
+    /// the stream of batches ends with.
     pub async fn create_table(
         &self,
         new: NewTable<'_>,
@@ -117,6 +118,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Created> {
         let NewTable { id, mode, .. } = new;
+        protection_of(&new.properties)?;
         let existing = {
             let mut tx = self.catalog.read().await?;
             match namespaces::find_namespace(&mut tx, &id.namespace).await? {
@@ -179,7 +181,11 @@ impl Engine {
         if !properties.is_empty() {
             // The rows have landed: what fails from here on is no failure of the request.
             match self.set_properties(&table, &properties, caller).await {
-                Ok(()) => table.properties = properties,
+                Ok(()) => {
+                    let protection = table.properties.remove_entry(DELETION_PROTECTION);
+                    table.properties = properties;
+                    table.properties.extend(protection);
+                }
                 Err(error) => {
                     tracing::error!(table.id = %id, %error, "could not set the properties");
                 }

@@ -16,6 +16,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Engine;
+use crate::catalog::dropped;
 use crate::catalog::jobs::{self, Ending};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
@@ -184,7 +185,7 @@ impl Engine {
         };
         let outcome = match outcome {
             // Its files went under the work.
-            Err(Error::Internal { .. }) if self.is_dropped(job.table_key).await => Err(dropped()),
+            Err(Error::Internal { .. }) if self.is_gone(job.table_key).await => Err(dropped()),
             outcome => outcome,
         };
         let text = outcome.as_ref().err().map(|error| match error {
@@ -212,11 +213,11 @@ impl Engine {
         outcome
     }
 
-    /// Whether there is no table of this key any more.
-    pub(super) async fn is_dropped(&self, table: Uuid) -> bool {
+    /// Whether the table of this key went with its files.
+    pub(super) async fn is_gone(&self, table: Uuid) -> bool {
         let found = async {
             let mut tx = self.catalog.read().await?;
-            tables::find_table_by_key(&mut tx, table).await
+            dropped::find_with_dropped(&mut tx, table).await
         };
         matches!(found.await, Ok(None))
     }

@@ -24,6 +24,7 @@ mod change;
 mod clones;
 mod create;
 mod doctor;
+mod dropped;
 mod events;
 mod garbage;
 mod giving_up;
@@ -37,6 +38,7 @@ mod marks;
 mod multipart;
 mod namespaces;
 mod once;
+mod protection;
 mod publish;
 mod received;
 mod record;
@@ -87,6 +89,15 @@ pub use transactions::{Alteration, IfAbsent, IfThere, Transaction};
 pub use uploads::StagedUpload;
 pub use views::{CreatedView, FirstRows, NewView, Refresh};
 
+/// How long things are kept that nobody asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    /// An upload that is not committed.
+    pub uploads: Duration,
+    /// A table that was dropped; nothing for one that goes at once.
+    pub dropped: Duration,
+}
+
 /// The commit engine; cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -94,6 +105,7 @@ pub struct Engine {
     lake: Lake,
     clock: Clock,
     upload_ttl: Duration,
+    drop_retention: Duration,
     versioning: Versioning,
     lines: Lines,
     /// Branches of one table are made and removed one after the other: they share folders.
@@ -111,7 +123,7 @@ impl Engine {
         catalog: Catalog,
         lake: Lake,
         clock: Clock,
-        upload_ttl: Duration,
+        lifetimes: Lifetimes,
         versioning: Versioning,
         most_waiting: usize,
         work: TaskTracker,
@@ -124,7 +136,8 @@ impl Engine {
             catalog,
             lake,
             clock,
-            upload_ttl,
+            upload_ttl: lifetimes.uploads,
+            drop_retention: lifetimes.dropped,
             versioning,
             lines,
             branch_turns,
@@ -135,10 +148,10 @@ impl Engine {
         }
     }
 
-    /// Makes what every catalog has: the root namespace.
+    /// Makes what every catalog has: the first namespaces.
     pub async fn prepare_catalog(&self) -> Result<()> {
         let mut tx = self.catalog.write().await?;
-        crate::catalog::namespaces::ensure_root(&mut tx, self.clock.now_us()).await?;
+        crate::catalog::namespaces::ensure_first(&mut tx, self.clock.now_us()).await?;
         tx.commit().await
     }
 

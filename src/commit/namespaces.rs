@@ -2,13 +2,13 @@
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::clones::ensure_not_cloned;
-use super::{Engine, location_of};
+use super::Engine;
 use crate::catalog::access::{self, Granted};
-use crate::catalog::{Tx, events, namespaces, removals, tables};
+use crate::catalog::{Tx, events, namespaces, tables};
 use crate::error::{Error, Result};
 use crate::model::{
     Caller, Event, EventKind, Namespace, NamespaceId, Object, Properties, Role, Table,
+    protection_of,
 };
 
 /// The property of a namespace that names the storage profile of its tables, and of those below it.
@@ -57,7 +57,7 @@ impl Engine {
     ///
     /// # Errors
     /// `NamespaceAlreadyExists`, `NamespaceNotFound` for the parent, `InvalidInput` for a storage profile
-    /// that is not there.
+    /// that is not there, `InvalidTableState` when something protected would have to go.
     pub async fn create_namespace(
         &self,
         id: &NamespaceId,
@@ -65,6 +65,7 @@ impl Engine {
         properties: Properties,
         caller: &Caller,
     ) -> Result<Properties> {
+        protection_of(&properties)?;
         let Some((parent_id, name)) = id.split() else {
             return match if_exists {
                 IfExists::Keep => Ok(Properties::new()),
@@ -119,7 +120,7 @@ impl Engine {
             access::put_grant(&mut tx, by, &on, Role::Manager, caller, self.now_us()).await?;
         }
         tx.commit().await?;
-        self.remove_folders(&dropped).await;
+        self.remove_dropped(&dropped).await;
         tracing::info!(namespace.id = %id, %caller, "created namespace");
         Ok(properties)
     }
@@ -127,7 +128,8 @@ impl Engine {
     /// Answers the properties that the namespace had, or `None` when it was not there.
     ///
     /// # Errors
-    /// `NamespaceNotFound`, `NamespaceNotEmpty`, `InvalidInput` for the root.
+    /// `NamespaceNotFound`, `NamespaceNotEmpty`, `InvalidInput` for the root, `InvalidTableState` when
+    /// it, or something in it, is protected, or read by a shallow clone elsewhere.
     pub async fn drop_namespace(
         &self,
         id: &NamespaceId,
@@ -155,7 +157,7 @@ impl Engine {
         };
         self.delete_namespace(&mut tx, &namespace, caller).await?;
         tx.commit().await?;
-        self.remove_folders(&dropped).await;
+        self.remove_dropped(&dropped).await;
         tracing::info!(namespace.id = %id, %caller, tables = dropped.len(), "dropped namespace");
         Ok(Some(namespace.properties))
     }
@@ -176,7 +178,7 @@ impl Engine {
         self.turns_of_all(found).await
     }
 
-    /// Deletes the rows of all that a namespace holds, and notes the folders to remove.
+    /// Drops all that a namespace holds.
     async fn empty_namespace(
         &self,
         tx: &mut Tx,
@@ -188,17 +190,15 @@ impl Engine {
         let mut dropped = Vec::new();
         for namespace in descendants.iter().chain(std::iter::once(&root)) {
             for table in tables::list_for_drop(tx, namespace).await? {
-                removals::insert_removal(tx, &table.location, self.now_us()).await?;
-                tables::delete_table(tx, &table).await?;
-                let kind = EventKind::TableDropped;
-                let event = Event::of_table(kind, &table, caller, self.now_us());
-                events::insert_event(tx, &event).await?;
-                dropped.push(table);
+                // One that went meanwhile is not there to be dropped.
+                if self.drop_within(tx, &table, caller).await? {
+                    dropped.push(table);
+                }
             }
         }
         // Clones that go along are gone by now.
         for table in &dropped {
-            ensure_not_cloned(tx, table).await?;
+            self.ensure_may_drop(tx, table).await?;
         }
         for namespace in &descendants {
             self.delete_namespace(tx, namespace, caller).await?;
@@ -216,13 +216,5 @@ impl Engine {
         let object = Object::Namespace(namespace.id.clone());
         let event = Event::new(EventKind::NamespaceDropped, object, caller, self.now_us());
         events::insert_event(tx, &event).await
-    }
-
-    /// Removes the folders of dropped tables. What fails stays noted and is swept later: the
-    /// tables are gone, so this is no error.
-    pub(super) async fn remove_folders(&self, dropped: &[Table]) {
-        for table in dropped {
-            self.remove_folder(&location_of(table)).await;
-        }
     }
 }

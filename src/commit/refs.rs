@@ -3,7 +3,7 @@
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::clones::ensure_not_cloned;
+use super::clones::{Files, ensure_not_cloned};
 use super::versions::no_data;
 use super::{Engine, location_of, root_of};
 use crate::catalog::jobs;
@@ -214,7 +214,7 @@ impl Engine {
                     table.branch
                 )));
             }
-            ensure_not_cloned(&mut tx, table).await?;
+            ensure_not_cloned(&mut tx, table, Files::Go).await?;
         }
         let newest = self.open(&main, None).await?;
         if newest.delete_branch(&table.branch).await? == Before::Absent {
@@ -265,7 +265,7 @@ impl Engine {
 
     /// The error, or that the table or its branch is gone, of which it may be a consequence.
     pub(super) async fn unless_gone(&self, table: &Table, error: Error) -> Error {
-        if matches!(error, Error::Internal { .. }) && self.is_dropped(table.key).await {
+        if matches!(error, Error::Internal { .. }) && self.is_gone(table.key).await {
             return Error::TableNotFound(table.id.clone());
         }
         match self.check_branch(table).await {

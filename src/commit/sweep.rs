@@ -1,5 +1,5 @@
-//! Garbage: folders of dropped tables, uploads and multipart writes whose time is over, answers that
-//! nobody will ask for again, and files of tables that nothing refers to.
+//! Garbage: dropped tables and their folders, uploads and multipart writes whose time is over, answers
+//! that nobody will ask for again, and files of tables that nothing refers to.
 //!
 //! Two kinds of work: what is **noted** in SQL costs a few statements and is swept often. To find
 //! **files** that nothing refers to, every file of a table is listed and every manifest read: servers
@@ -23,7 +23,7 @@ use crate::lake::Location;
 use crate::model::{NamespaceId, Page, PageScope, Table, Upload, UploadState};
 
 /// How many of each kind are read at once.
-const BATCH: i64 = 500;
+pub(super) const BATCH: i64 = 500;
 /// How many tables are looked through between two looks at the clock.
 const TABLES_AT_ONCE: i64 = 20;
 
@@ -38,6 +38,10 @@ pub enum Sweeping {
 /// One thing that a sweep removed, or would remove.
 #[derive(Debug, Clone)]
 pub enum Swept {
+    /// One that was dropped, and whose time is over.
+    Table {
+        table: String,
+    },
     Folder {
         location: String,
     },
@@ -73,6 +77,7 @@ impl Swept {
     /// What kind of thing it is.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Table { .. } => "dropped_table",
             Self::Folder { .. } => "folder",
             Self::Upload { .. } => "upload",
             Self::UploadNote { .. } => "upload_note",
@@ -95,6 +100,7 @@ impl Swept {
 impl fmt::Display for Swept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Table { table } => write!(f, "dropped table {table}, whose time is over"),
             Self::Folder { location } => write!(f, "folder {location}"),
             Self::Upload { id, table } => write!(f, "upload {id} to {table}, with its files"),
             Self::UploadNote { id, table } => {
@@ -135,6 +141,7 @@ impl Engine {
     /// Sweeps what is noted in the catalog.
     pub async fn sweep_notes(&self, how: Sweeping, report: Report<'_>) -> Result<()> {
         self.sweep_sessions(how, report).await?;
+        self.sweep_dropped(how, report).await?;
         self.sweep_folders(how, report).await?;
         self.sweep_uploads(how, report).await?;
         if how == Sweeping::Remove {

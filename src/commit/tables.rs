@@ -1,15 +1,14 @@
-//! Making, renaming and dropping tables, without their data.
+//! Making, renaming and deregistering tables, without their data.
 
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
+use super::Engine;
 use super::arbiter::standing_versions;
-use super::clones::ensure_not_cloned;
 use super::namespaces::STORAGE_PROFILE;
-use super::{Engine, location_of};
 use crate::catalog::access::{self, Granted};
 use crate::catalog::tables::NewTable;
-use crate::catalog::{Tx, claims, events, namespaces, removals, tables};
+use crate::catalog::{Tx, claims, dropped, events, namespaces, removals, tables};
 use crate::error::{Error, Result};
 use crate::lake::Location;
 use crate::model::{
@@ -77,8 +76,9 @@ impl Engine {
     /// Gives a name to a table that stands in storage already.
     ///
     /// # Errors
-    /// `NamespaceNotFound`, `TableAlreadyExists`, and `InvalidInput` when there is no Lance table
-    /// at the location or it may not be used.
+    /// `NamespaceNotFound`, `TableAlreadyExists`, `InvalidInput` when there is no Lance table at the
+    /// location or it may not be used, and `InvalidTableState` when the one in whose place it would
+    /// come is protected.
     pub async fn register_table(
         &self,
         id: &TableId,
@@ -137,7 +137,7 @@ impl Engine {
     /// Takes a name away and leaves the files where they are.
     ///
     /// # Errors
-    /// `TableNotFound`.
+    /// `TableNotFound`, `InvalidTableState` for one that is protected.
     pub async fn deregister_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
         let _turn = self.turn_of(id).await?;
         let mut tx = self.catalog.write().await?;
@@ -150,35 +150,20 @@ impl Engine {
         Ok(table)
     }
 
-    /// Takes a name away and removes the files.
-    ///
-    /// # Errors
-    /// `TableNotFound`, `InvalidTableState` for one of which there is a shallow clone.
-    pub async fn drop_table(&self, id: &TableId, caller: &Caller) -> Result<Table> {
-        let _turns = self.turns_of(id).await?;
-        let mut tx = self.catalog.write().await?;
-        let table = tables::get_table(&mut tx, id).await?;
-        removals::insert_removal(&mut tx, &table.location, self.now_us()).await?;
-        tables::delete_table(&mut tx, &table).await?;
-        ensure_not_cloned(&mut tx, &table).await?;
-        let event = Event::of_table(EventKind::TableDropped, &table, caller, self.now_us());
-        events::insert_event(&mut tx, &event).await?;
-        tx.commit().await?;
-        self.remove_folder(&location_of(&table)).await;
-        tracing::info!(table.id = %id, %caller, "dropped table");
-        Ok(table)
-    }
-
     /// Whether the table that had the name at a time is not there any more, even if another has its
-    /// name by now.
+    /// name by now. The files of one that was dropped and is kept are there: nothing fails of that.
     pub async fn went_since(&self, id: &TableId, time_us: i64) -> Result<bool> {
         let mut tx = self.catalog.read().await?;
         let created_us = tables::find_creation(&mut tx, id).await?;
-        Ok(created_us.is_none_or(|created_us| created_us >= time_us))
+        if created_us.is_some_and(|created_us| created_us < time_us) {
+            return Ok(false);
+        }
+        let kept = dropped::list_named(&mut tx, id, None, 1).await?.pop();
+        Ok(kept.is_none_or(|kept| kept.dropped_at_us < time_us))
     }
 
     /// As [`Self::turn_of`], for the table's branches too.
-    async fn turns_of(&self, id: &TableId) -> Result<Vec<OwnedMutexGuard<()>>> {
+    pub(super) async fn turns_of(&self, id: &TableId) -> Result<Vec<OwnedMutexGuard<()>>> {
         self.turns_of_all(vec![self.named(id).await?]).await
     }
 
@@ -337,7 +322,8 @@ pub(super) async fn ensure_free(tx: &mut Tx, id: &TableId, location: &Location) 
     }
     if tables::find_overlapping_location(tx, location.as_str()).await?.is_some() {
         return Err(Error::invalid_input(
-            "the location is that of another table or of one that is being removed, or overlaps it",
+            "the location is that of another table, perhaps of one that was dropped, or of one that is \
+             being removed, or overlaps it",
         ));
     }
     Ok(())

@@ -7,7 +7,7 @@ use super::Engine;
 use crate::catalog::batches::{self, BatchState};
 use crate::catalog::{Tx, jobs, tables, transactions};
 use crate::error::{Conflict, Error, Result};
-use crate::model::{Caller, JobState, NamespaceId, Properties, Table};
+use crate::model::{Caller, JobState, NamespaceId, Properties};
 
 /// A transaction as callers see it.
 #[derive(Debug, Clone)]
@@ -182,7 +182,7 @@ async fn find(tx: &mut Tx, within: &NamespaceId, id: &str) -> Result<(Kept, Tran
             ("created_at_millis", Some((job.created_at_us / 1_000).to_string())),
             ("updated_at_millis", Some((job.updated_at_us / 1_000).to_string())),
         ]);
-        known.extend(table_name(tx, within, id, job.table_key).await?);
+        known.extend([table_name(tx, within, id, job.table_key).await?]);
         let found = Transaction { state: job.state, known, properties: job.properties };
         return Ok((Kept::Job(key), found));
     }
@@ -199,7 +199,7 @@ async fn find(tx: &mut Tx, within: &NamespaceId, id: &str) -> Result<(Kept, Tran
             ("committed_by", committed_by.or(made.committed_by)),
             ("committed_at_millis", Some((made.committed_at_us / 1_000).to_string())),
         ]);
-        known.extend(table_name(tx, within, id, made.table_key).await?);
+        known.extend([table_name(tx, within, id, made.table_key).await?]);
         let found = Transaction { state: JobState::Succeeded, known, properties: made.properties };
         return Ok((Kept::Version(maker), found));
     }
@@ -229,23 +229,19 @@ fn told<const N: usize>(pairs: [(&str, Option<String>); N]) -> Properties {
 /// The table by its name within the namespace, as JSON, since no delimiter is right for every caller.
 ///
 /// # Errors
-/// `TransactionNotFound` when the table is not within the namespace.
+/// `TransactionNotFound` when the table is not within the namespace, or was dropped.
 async fn table_name(
     tx: &mut Tx,
     within: &NamespaceId,
     id: &str,
     key: Uuid,
-) -> Result<Option<(String, String)>> {
+) -> Result<(String, String)> {
     let table = tables::find_table_by_key(tx, key).await?;
-    let is_within = |table: &Table| within.holds(&table.id.namespace);
-    if !within.is_root() && !table.as_ref().is_some_and(is_within) {
-        return Err(Error::TransactionNotFound(id.into()));
-    }
+    let table = table.filter(|table| within.holds(&table.id.namespace));
+    let table = table.ok_or_else(|| Error::TransactionNotFound(id.into()))?;
     let depth = within.to_list().len();
-    Ok(table.map(|table| {
-        let names: Vec<String> = table.id.to_list().into_iter().skip(depth).collect();
-        ("table".to_owned(), serde_json::Value::from(names).to_string())
-    }))
+    let names: Vec<String> = table.id.to_list().into_iter().skip(depth).collect();
+    Ok(("table".to_owned(), serde_json::Value::from(names).to_string()))
 }
 
 fn alter(transaction: &mut Transaction, alteration: &Alteration) -> Result<()> {

@@ -18,6 +18,7 @@
 //! | `--no-create-databases` | `TILTYARD_NO_CREATE_DATABASES` | `create_databases = false` |
 //! | `--gc-interval` | `TILTYARD_GC_INTERVAL` | `gc_interval` |
 //! | `--upload-ttl` | `TILTYARD_UPLOAD_TTL` | `upload_ttl` |
+//! | `--drop-retention` | `TILTYARD_DROP_RETENTION` | `drop_retention` |
 //! | `--max-body-bytes` | `TILTYARD_MAX_BODY_BYTES` | `max_body_bytes` |
 //! | `--max-batch-bytes` | `TILTYARD_MAX_BATCH_BYTES` | `max_batch_bytes` |
 //! | `--max-waiting` | `TILTYARD_MAX_WAITING` | `max_waiting` |
@@ -88,6 +89,9 @@ pub struct Settings {
     /// How long an uncommitted upload lives.
     #[serde(with = "humantime_serde")]
     pub upload_ttl: Duration,
+    /// How long a dropped table can be had back; zero for not at all.
+    #[serde(with = "humantime_serde")]
+    pub drop_retention: Duration,
     /// The largest request body; no limit when absent.
     pub max_body_bytes: Option<u64>,
     /// The largest single Arrow record batch: what one upload may hold in memory.
@@ -152,6 +156,7 @@ impl Default for Settings {
             create_databases: true,
             gc_interval: Duration::from_secs(10 * 60),
             upload_ttl: Duration::from_secs(24 * 60 * 60),
+            drop_retention: Duration::from_secs(7 * 24 * 60 * 60),
             max_body_bytes: None,
             max_batch_bytes: 2 << 30,
             max_waiting: 1024,
@@ -418,6 +423,11 @@ pub struct Overrides {
     #[arg(long, env = "TILTYARD_UPLOAD_TTL", value_name = "TIME", value_parser = duration)]
     #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
     pub upload_ttl: Option<Duration>,
+
+    /// How long a dropped table can be had back before it is purged; 0s for not at all [default: 7d]
+    #[arg(long, env = "TILTYARD_DROP_RETENTION", value_name = "TIME", value_parser = duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub drop_retention: Option<Duration>,
 
     /// Refuse request bodies larger than this [default: no limit]
     #[arg(long, env = "TILTYARD_MAX_BODY_BYTES", value_name = "BYTES")]

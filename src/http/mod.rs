@@ -44,8 +44,8 @@ pub use admission::Admission;
 use distributed::{commits, fragments, many, uploads};
 use extract::Database;
 use namespace::{
-    backfills, batches, branches, changes, columns, data, indexes, namespaces, rows, stats, tables,
-    tags, transactions, versions, views,
+    backfills, batches, branches, changes, columns, data, dropped, indexes, namespaces, protection,
+    rows, stats, tables, tags, transactions, versions, views,
 };
 pub use rates::Rates;
 pub use refusals::Refusals;
@@ -212,6 +212,11 @@ fn operations() -> (Router<AppState>, OpenApi) {
         .routes(routes!(many::commit_tables))
         .routes(routes!(uploads::list_uploads))
         .routes(routes!(uploads::abort_upload))
+        .routes(routes!(dropped::list_dropped_tables))
+        .routes(routes!(dropped::undrop_table))
+        .routes(routes!(dropped::purge_table))
+        .routes(routes!(protection::protect_namespace))
+        .routes(routes!(protection::protect_table))
         .routes(routes!(access::keys::create_api_key))
         .routes(routes!(access::keys::list_api_keys))
         .routes(routes!(access::keys::rotate_api_key))

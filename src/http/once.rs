@@ -44,7 +44,7 @@ enum Takes {
 
 /// Every operation that changes something, by its path; what is read under the same path with GET is
 /// not meant.
-const WRITES: [(&str, Takes); 68] = [
+const WRITES: [(&str, Takes); 72] = [
     ("/v1/namespace/{id}/create", Takes::Body),
     ("/v1/namespace/{id}/drop", Takes::Body),
     ("/v1/table/{id}/register", Takes::Body),
@@ -84,6 +84,10 @@ const WRITES: [(&str, Takes); 68] = [
     ("/v1/table/{id}/commit", Takes::Itself),
     ("/v1/commit", Takes::Itself),
     ("/v1/table/{id}/uploads/{upload_id}", Takes::Body),
+    ("/v1/table/{id}/undrop", Takes::Body),
+    ("/v1/table/{id}/purge", Takes::Body),
+    ("/v1/namespace/{id}/protect", Takes::Body),
+    ("/v1/table/{id}/protect", Takes::Body),
     ("/v1/access/keys/create", Takes::Nobody),
     ("/v1/access/keys/{key_id}/rotate", Takes::Nobody),
     ("/v1/access/keys/{key_id}", Takes::Body),

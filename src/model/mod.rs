@@ -26,7 +26,10 @@ pub use manifest::{ClaimState, ManifestClaim, ManifestEntry, NamingScheme};
 pub use mark::{Attempt, Mark, StreamKey};
 pub use multipart::{InsertMode, MultipartState, MultipartWrite, Part};
 pub use page::{Page, PageScope};
-pub use table::{Namespace, Origin, Properties, Table, TableState, TableVersion};
+pub use table::{
+    DELETION_PROTECTION, DroppedTable, Namespace, Origin, Properties, Table, TableState,
+    TableVersion, protection_of,
+};
 pub use upload::{Staged, Upload, UploadKind, UploadState};
 pub use view::View;
 

@@ -2,10 +2,30 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Branch, ManifestEntry, NamespaceId, TableId};
+use super::{Branch, Invalid, ManifestEntry, NamespaceId, Result, TableId};
 
 /// What a caller stores with a namespace or a table.
 pub type Properties = BTreeMap<String, String>;
+
+/// The property of a namespace or a table that keeps it from being dropped while it is `true`.
+pub const DELETION_PROTECTION: &str = "deletion_protection";
+
+/// Whether properties protect what has them from deletion; `None` when they do not say.
+///
+/// # Errors
+/// [`Invalid`] for a value that is neither `true` nor `false`.
+pub fn protection_of(properties: &Properties) -> Result<Option<bool>> {
+    properties
+        .get(DELETION_PROTECTION)
+        .map(|word| match word.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(Invalid::new(format!(
+                "the property {DELETION_PROTECTION} is 'true' or 'false'"
+            ))),
+        })
+        .transpose()
+}
 
 /// A namespace as the catalog knows it.
 #[derive(Debug, Clone)]
@@ -87,4 +107,15 @@ pub struct TableVersion {
     pub committed_at_us: i64,
     /// What callers keep with the transaction that made it.
     pub properties: Properties,
+}
+
+/// A table that was dropped and can be had back until it is purged.
+#[derive(Debug, Clone)]
+pub struct DroppedTable {
+    /// With the name that it had.
+    pub table: Table,
+    pub dropped_by: String,
+    /// Microseconds since the Unix epoch, as the other.
+    pub dropped_at_us: i64,
+    pub purge_after_us: i64,
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Issuer, Keeper};
 use crate::catalog::Catalog;
-use crate::commit::{CatalogArbiter, Engine, Versioning};
+use crate::commit::{CatalogArbiter, Engine, Lifetimes, Versioning};
 use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer, Vending};
 use crate::error::{Error, Result};
 use crate::http::{
@@ -326,9 +326,10 @@ async fn engine(
     } else {
         lake
     };
-    let ttl = settings.upload_ttl;
+    let kept = Lifetimes { uploads: settings.upload_ttl, dropped: settings.drop_retention };
     let (waiting, tasks) = (settings.max_waiting, work.clone());
-    let engine = Engine::new(catalog.clone(), lake.clone(), clock, ttl, versioning, waiting, tasks);
+    let engine =
+        Engine::new(catalog.clone(), lake.clone(), clock, kept, versioning, waiting, tasks);
     Ok((lake, engine))
 }
 

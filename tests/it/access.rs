@@ -6,11 +6,12 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tiltyard::config::Settings;
 
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::code::*;
 use crate::support::process::{Serving, tiltyard};
-use crate::support::{Reply, TestServer, assert_error, namespace, table, text};
+use crate::support::{Backend, Reply, TestServer, assert_error, namespace, table, text};
 
 /// The least that a caller needs for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +99,11 @@ const OPERATIONS: &[(&str, &str, Least)] = &[
     ("POST", "/v1/commit", Name),
     ("GET", "/v1/table/{NS$t}/uploads", Role(READER)),
     ("DELETE", "/v1/table/{NS$t}/uploads/{x}", Role(WRITER)),
+    ("GET", "/v1/namespace/{NS}/dropped", Role(MANAGER)),
+    ("POST", "/v1/table/{NS$gone}/undrop", Role(MANAGER)),
+    ("POST", "/v1/table/{NS$gone}/purge", Role(MANAGER)),
+    ("POST", "/v1/namespace/{NS}/protect", Role(MANAGER)),
+    ("POST", "/v1/table/{NS$t}/protect", Role(MANAGER)),
     ("POST", "/v1/access/keys/create", Root(ADMIN)),
     ("GET", "/v1/access/keys", Root(ADMIN)),
     ("POST", "/v1/access/keys/{x}/rotate", Root(ADMIN)),
@@ -377,6 +383,77 @@ guarded! {
             assert_error(&post_as(&server, &anna, &drop, Value::Null).await, 403, PERMISSION_DENIED);
         }
     }
+}
+
+async fn guarded_and_keeping(backend: Backend) -> Option<TestServer> {
+    let keep = |settings: &mut Settings| settings.drop_retention = Duration::from_secs(3_600);
+    TestServer::guarded_with(backend, keep).await
+}
+
+on! { guarded_and_keeping; sqlite: Sqlite, postgres: Postgres;
+    /// A dropped table is had back and purged by who manages its place; its grants stay with it.
+    async fn dropped_tables_are_their_managers(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        server.create_namespace("other").await;
+        grant(&server, "reader", "reader", json!({"table": ["ns", "t"]})).await.ok();
+        grant(&server, "owner", "manager", json!({"table": ["ns", "t"]})).await.ok();
+        grant(&server, "manager", "manager", json!({"namespace": ["ns"]})).await.ok();
+        grant(&server, "manager", "writer", json!({"namespace": ["other"]})).await.ok();
+        grant(&server, "stranger", "manager", json!({"namespace": ["other"]})).await.ok();
+        let [reader, owner, manager, stranger] = ["reader", "owner", "manager", "stranger"];
+        let (reader, owner) = (key_of(&server, reader).await, key_of(&server, owner).await);
+        let (manager, stranger) = (key_of(&server, manager).await, key_of(&server, stranger).await);
+        let (count, listing) = (table("ns$t", "count_rows"), namespace("ns", "dropped"));
+        post_as(&server, &reader, &count, Value::Null).await.ok();
+        post_as(&server, &owner, &table("ns$t", "drop"), Value::Null).await.ok();
+        for key in [&reader, &owner] {
+            assert_error(&post_as(&server, key, &count, Value::Null).await, 404, TABLE_NOT_FOUND);
+        }
+        // Who gets the name now is another, whom they may not read.
+        server.create("ns$t", &batch_ab(0..5)).await;
+        assert_error(&post_as(&server, &reader, &count, Value::Null).await, 404, TABLE_NOT_FOUND);
+        let grants = server.get("/v1/access/grants?principal=reader").await.ok();
+        assert_eq!(grants["grants"], json!([]));
+        server.post_empty(&table("ns$t", "drop")).await.ok();
+        server.post(&table("ns$t", "purge"), json!({"table_id": newest_dropped(&server).await})).await.ok();
+        for (key, status) in [(&owner, 404), (&stranger, 404)] {
+            for operation in ["undrop", "purge"] {
+                let refused = post_as(&server, key, &table("ns$t", operation), json!({})).await;
+                assert_error(&refused, status, NAMESPACE_NOT_FOUND);
+            }
+            let list = send_as(&server, key, Method::GET, &listing, Value::Null);
+            assert_error(&list.await, status, NAMESPACE_NOT_FOUND);
+        }
+        let away = json!({"new_table_id": ["other", "t"]});
+        let refused = post_as(&server, &manager, &table("ns$t", "undrop"), away).await;
+        assert_error(&refused, 403, PERMISSION_DENIED);
+        let list = send_as(&server, &manager, Method::GET, &listing, Value::Null);
+        assert_eq!(list.await.ok()["tables"][0]["dropped_by"], "owner");
+        post_as(&server, &manager, &table("ns$t", "undrop"), json!({})).await.ok();
+        assert_eq!(post_as(&server, &reader, &count, Value::Null).await.ok(), 1);
+        // Of a namespace that is gone, who manages what it was in.
+        server.post(&namespace("ns", "drop"), json!({"behavior": "Cascade"})).await.ok();
+        let back = json!({"new_table_id": ["other", "t"]});
+        let undrop = table("ns$t", "undrop");
+        for key in [&manager, &stranger] {
+            let refused = post_as(&server, key, &undrop, back.clone()).await;
+            assert_error(&refused, 404, NAMESPACE_NOT_FOUND);
+        }
+        server.post(&undrop, back).await.ok();
+        post_as(&server, &reader, &table("other$t", "count_rows"), Value::Null).await.ok();
+        // Protecting is for those who may drop.
+        let on = json!({"deletion_protection": true});
+        let protect = table("other$t", "protect");
+        assert_error(&post_as(&server, &reader, &protect, on.clone()).await, 403, PERMISSION_DENIED);
+        post_as(&server, &owner, &protect, on).await.ok();
+    }
+}
+
+/// Which of the dropped tables of `ns` was made last.
+async fn newest_dropped(server: &TestServer) -> Value {
+    let listed = server.get(&namespace("ns", "dropped")).await.ok();
+    listed["tables"].as_array().and_then(|tables| tables.last()).expect("a table")["table_id"]
+        .clone()
 }
 
 guarded! {

@@ -38,6 +38,9 @@ mod deploy;
 mod distributed;
 mod distrust;
 mod doctor;
+#[macro_use]
+mod dropped;
+mod dropped_races;
 mod errors;
 mod events;
 mod exactly_once;
@@ -77,6 +80,7 @@ mod openapi;
 mod pagination;
 mod plans;
 mod profiles;
+mod protection;
 mod query;
 mod query_limits;
 mod rate_limits;

@@ -12,7 +12,7 @@ const JSON: &str = "application/json";
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 /// Operations beyond the spec.
-const OUR_OPERATIONS: [&str; 22] = [
+const OUR_OPERATIONS: [&str; 27] = [
     "UploadFragments",
     "ListFragments",
     "ReadFragment",
@@ -21,6 +21,11 @@ const OUR_OPERATIONS: [&str; 22] = [
     "CommitTables",
     "ListUploads",
     "AbortUpload",
+    "ListDroppedTables",
+    "UndropTable",
+    "PurgeTable",
+    "ProtectNamespace",
+    "ProtectTable",
     "CreateApiKey",
     "ListApiKeys",
     "RotateApiKey",

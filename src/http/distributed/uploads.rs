@@ -256,7 +256,8 @@ pub fn parse_upload_id(raw: &str) -> Result<Uuid> {
     })
 }
 
-fn rfc3339(time_us: i64) -> String {
+/// A time in microseconds since the Unix epoch, to the millisecond.
+pub(in crate::http) fn rfc3339(time_us: i64) -> String {
     let since = Duration::from_micros(u64::try_from(time_us).unwrap_or(0));
     // Later than the year 9999 is a time-to-live that means "never".
     let last = Duration::from_secs(253_402_300_799);

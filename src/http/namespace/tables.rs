@@ -485,7 +485,7 @@ pub struct DropTableResponse {
     properties: Properties,
 }
 
-/// Drop a table with its data.
+/// Drop a table with its data. It is kept for a while, and UndropTable brings it back until then.
 #[utoipa::path(post, path = "/v1/table/{id}/drop", operation_id = "DropTable", tag = "Table",
     params(ObjectId), responses((status = 200, body = DropTableResponse), ApiError))]
 pub async fn drop_table(

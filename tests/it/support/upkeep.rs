@@ -11,9 +11,10 @@ use super::{Database, TestServer, files_under};
 /// Longer than any age at which something is garbage by default.
 const DAYS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// Every table of the catalog.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "namespaces",
     "tables",
+    "dropped_tables",
     "table_versions",
     "manifest_claims",
     "shared_transactions",
