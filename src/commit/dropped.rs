@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::clones::{Files, ensure_not_cloned};
 use super::sweep::{BATCH, Report, Sweeping, Swept};
 use super::{Engine, location_of};
-use crate::catalog::{Tx, dropped, namespaces, removals, tables};
+use crate::catalog::{Tx, dropped, events, namespaces, removals, tables};
 use crate::error::{Error, Result};
-use crate::model::{Caller, DroppedTable, NamespaceId, Page, Table, TableId};
+use crate::model::{Caller, DroppedTable, Event, EventKind, NamespaceId, Page, Table, TableId};
 
 impl Engine {
     /// Takes a name away. The table is kept for the retention time, and its files until it is purged.
@@ -45,10 +45,12 @@ impl Engine {
         if !dropped::drop_table(tx, table, caller, now_us, until_us).await? {
             return Ok(false);
         }
+        let event = Event::of_table(EventKind::TableDropped, table, caller, now_us);
+        events::insert_event(tx, &event).await?;
         if self.keeps_dropped() {
             return Ok(true);
         }
-        self.purge_within(tx, table).await
+        self.purge_within(tx, table, None).await
     }
 
     /// Makes sure, once all tables that go together are dropped, that no other reads what goes.
@@ -91,6 +93,8 @@ impl Engine {
         let namespace = namespaces::get_namespace(&mut tx, &new_id.namespace).await?;
         let now_us = self.now_us();
         dropped::undrop_table(&mut tx, &table, &namespace, new_id, caller, now_us).await?;
+        let event = Event::of_table(EventKind::TableUndropped, &table, caller, now_us);
+        events::insert_event(&mut tx, &event.with("new_id", new_id.to_list())).await?;
         tx.commit().await?;
         tracing::info!(table.id = %id, %new_id, %caller, "undropped table");
         Ok(Table { id: new_id.clone(), ..table })
@@ -128,7 +132,7 @@ impl Engine {
         let mut tx = self.catalog.write().await?;
         let mut purged = Vec::new();
         for DroppedTable { table, .. } in dropped::list_named(&mut tx, id, key, i64::MAX).await? {
-            if self.purge_within(&mut tx, &table).await? {
+            if self.purge_within(&mut tx, &table, Some(caller)).await? {
                 purged.push(table);
             }
         }
@@ -146,12 +150,21 @@ impl Engine {
         Ok(purged)
     }
 
-    /// Answers false when another purged it, or had it back.
-    async fn purge_within(&self, tx: &mut Tx, table: &Table) -> Result<bool> {
+    /// Answers false when another purged it, or had it back. Without a caller it is no event of its own.
+    async fn purge_within(
+        &self,
+        tx: &mut Tx,
+        table: &Table,
+        caller: Option<&Caller>,
+    ) -> Result<bool> {
         if !dropped::purge_table(tx, table).await? {
             return Ok(false);
         }
         removals::insert_removal(tx, &table.location, self.now_us()).await?;
+        if let Some(caller) = caller {
+            let event = Event::of_table(EventKind::TablePurged, table, caller, self.now_us());
+            events::insert_event(tx, &event).await?;
+        }
         Ok(true)
     }
 
@@ -206,7 +219,7 @@ impl Engine {
             return Ok(true);
         }
         let mut tx = self.catalog.write().await?;
-        if !self.purge_within(&mut tx, table).await? {
+        if !self.purge_within(&mut tx, table, Some(&Caller::server())).await? {
             return Ok(false);
         }
         ensure_not_cloned(&mut tx, table, Files::Go).await?;

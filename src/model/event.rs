@@ -22,11 +22,17 @@ pub struct Asked {
 pub enum EventKind {
     NamespaceCreated,
     NamespaceDropped,
+    /// Protected from deletion, or not any more.
+    NamespaceProtected,
     TableDeclared,
     TableCreated,
     TableRegistered,
     TableRenamed,
     TableDropped,
+    TableUndropped,
+    TablePurged,
+    /// Protected from deletion, or not any more.
+    TableProtected,
     TableDeregistered,
     /// A commit became part of a version.
     VersionCreated,
@@ -43,19 +49,25 @@ pub enum EventKind {
     KeyDeleted,
     GrantCreated,
     GrantDeleted,
+    /// Somebody got credentials for a table's storage.
+    CredentialsVended,
     /// Somebody asked for what they may not, or for a change that was not made.
     RequestRefused,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::NamespaceCreated,
         Self::NamespaceDropped,
+        Self::NamespaceProtected,
         Self::TableDeclared,
         Self::TableCreated,
         Self::TableRegistered,
         Self::TableRenamed,
         Self::TableDropped,
+        Self::TableUndropped,
+        Self::TablePurged,
+        Self::TableProtected,
         Self::TableDeregistered,
         Self::VersionCreated,
         Self::VersionFound,
@@ -70,6 +82,7 @@ impl EventKind {
         Self::KeyDeleted,
         Self::GrantCreated,
         Self::GrantDeleted,
+        Self::CredentialsVended,
         Self::RequestRefused,
     ];
 
@@ -78,11 +91,15 @@ impl EventKind {
         match self {
             Self::NamespaceCreated => "namespace.created",
             Self::NamespaceDropped => "namespace.dropped",
+            Self::NamespaceProtected => "namespace.protected",
             Self::TableDeclared => "table.declared",
             Self::TableCreated => "table.created",
             Self::TableRegistered => "table.registered",
             Self::TableRenamed => "table.renamed",
             Self::TableDropped => "table.dropped",
+            Self::TableUndropped => "table.undropped",
+            Self::TablePurged => "table.purged",
+            Self::TableProtected => "table.protected",
             Self::TableDeregistered => "table.deregistered",
             Self::VersionCreated => "version.created",
             Self::VersionFound => "version.found",
@@ -97,6 +114,7 @@ impl EventKind {
             Self::KeyDeleted => "key.deleted",
             Self::GrantCreated => "grant.created",
             Self::GrantDeleted => "grant.deleted",
+            Self::CredentialsVended => "credentials.vended",
             Self::RequestRefused => "request.refused",
         }
     }
@@ -104,11 +122,18 @@ impl EventKind {
     /// Whether it is about who may do what, which only admins see.
     pub fn is_of_access(self) -> bool {
         use EventKind::{
-            GrantCreated, GrantDeleted, KeyCreated, KeyDeleted, KeyRotated, RequestRefused,
+            CredentialsVended, GrantCreated, GrantDeleted, KeyCreated, KeyDeleted, KeyRotated,
+            RequestRefused,
         };
         matches!(
             self,
-            KeyCreated | KeyRotated | KeyDeleted | GrantCreated | GrantDeleted | RequestRefused
+            KeyCreated
+                | KeyRotated
+                | KeyDeleted
+                | GrantCreated
+                | GrantDeleted
+                | CredentialsVended
+                | RequestRefused
         )
     }
 }
@@ -174,12 +199,13 @@ pub struct EventInfo {
     cursor: String,
     /// Milliseconds since the Unix epoch.
     at_millis: i64,
-    /// What happened: `namespace.created`, `namespace.dropped`, `table.declared`, `table.created`,
-    /// `table.registered`, `table.renamed`, `table.dropped`, `table.deregistered`, `version.created`,
+    /// What happened: `namespace.created`, `namespace.dropped`, `namespace.protected`,
+    /// `table.declared`, `table.created`, `table.registered`, `table.renamed`, `table.dropped`,
+    /// `table.undropped`, `table.purged`, `table.protected`, `table.deregistered`, `version.created`,
     /// `version.found` (in storage; if another of our servers made it, `version.created` follows),
     /// `version.deleted`, `tag.created`,
     /// `tag.updated`, `tag.deleted`, `branch.created`, `branch.deleted`, `key.created`, `key.rotated`,
-    /// `key.deleted`, `grant.created`, `grant.deleted`, or `request.refused`.
+    /// `key.deleted`, `grant.created`, `grant.deleted`, `credentials.vended`, or `request.refused`.
     kind: String,
     /// The names of the namespace that it happened to; none for the root.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -145,6 +145,35 @@ both! {
     }
 }
 
+async fn keeping(backend: Backend) -> Option<TestServer> {
+    let keep = |settings: &mut Settings| settings.drop_retention = Duration::from_secs(3_600);
+    TestServer::spawn_with(backend, keep).await
+}
+
+on! { keeping; sqlite: Sqlite, postgres: Postgres;
+    async fn what_is_dropped_and_had_back_is_told(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        server.post(&namespace("ns", "protect"), json!({"deletion_protection": true})).await.ok();
+        server.post(&table("ns$t", "protect"), json!({"deletion_protection": true})).await.ok();
+        server.post(&table("ns$t", "protect"), json!({"deletion_protection": false})).await.ok();
+        server.post_empty(&table("ns$t", "drop")).await.ok();
+        server.post(&table("ns$t", "undrop"), json!({"new_table_id": ["ns", "u"]})).await.ok();
+        server.post_empty(&table("ns$u", "drop")).await.ok();
+        server.post_empty(&table("ns$u", "purge")).await.ok();
+        let told = events(&server, "").await;
+        assert_eq!(kinds(&told), [
+            "namespace.created", "table.created", "version.created", "namespace.protected",
+            "table.protected", "table.protected", "table.dropped", "table.undropped", "table.dropped",
+            "table.purged",
+        ]);
+        let detail = |index: usize| told[index]["detail"].clone();
+        assert_eq!(detail(4), json!({"deletion_protection": true}));
+        assert_eq!(detail(5), json!({"deletion_protection": false}));
+        assert_eq!(detail(7), json!({"new_id": ["ns", "u"]}));
+        assert_eq!(told[9]["table_id"], told[1]["table_id"]);
+    }
+}
+
 both! {
     /// Whoever reads on after a cursor sees everything once, in the order of each table's versions,
     /// however many write meanwhile, at either of two servers.

@@ -174,6 +174,20 @@ async fn readers_may_read_and_writers_write() {
     server.post("/v1/access/grants/create", lost).await.ok();
     let told = post_as(&server, &writer, &path, json!({})).await.ok()["storage_options"].clone();
     assert_eq!(gate.session_of(&told).policy["Statement"][0]["Action"], json!(["s3:GetObject"]));
+    // Each time is on record, and before the credentials are told.
+    let told = server.get("/v1/events?kind=credentials").await.ok()["events"].clone();
+    let told: Vec<(&str, &str)> = told
+        .as_array()
+        .expect("events")
+        .iter()
+        .map(|event| (&event["principal"], &event["detail"]["permission"]))
+        .map(|(who, what)| (who.as_str().expect("a name"), what.as_str().expect("a word")))
+        .filter(|(who, _)| *who != "admin")
+        .collect();
+    assert_eq!(
+        told,
+        [("reader", "read"), ("writer", "write"), ("writer", "write"), ("writer", "read")]
+    );
     // A stranger gets nothing, and neither does who wants nothing.
     let before = gate.sessions().len();
     let made = server.post("/v1/access/keys/create", json!({"principal": "stranger"})).await.ok();

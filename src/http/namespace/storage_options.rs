@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::lake::{Credentials, Location, Permission};
-use crate::model::{Caller, Object, Properties, Role, Table};
+use crate::model::{Caller, Event, EventKind, Object, Properties, Role, Table};
 
 /// The options that every client is told.
 pub(super) fn client_options(state: &AppState, table: &Table) -> Option<Properties> {
@@ -79,6 +79,12 @@ async fn vend(
         None => return Err(Error::TableNotFound(table.id.clone())),
     };
     let credentials = state.lake.vend(location, permission).await?;
+    let kind = EventKind::CredentialsVended;
+    let event = Event::of_table(kind, table, caller, state.engine.now_us())
+        .with("permission", permission.as_str())
+        .with("expires_at_millis", credentials.expires_at_millis());
+    // Nobody gets any of which there is no record.
+    state.engine.record_events(&[event]).await?;
     tracing::info!(
         table = %table.id,
         %caller,

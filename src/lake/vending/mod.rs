@@ -260,11 +260,12 @@ impl Vendor {
     }
 
     fn knows(&self, location: &Location) -> bool {
-        match (&self.cloud, scheme(location)) {
-            (Cloud::S3(_), "s3") | (Cloud::Gcs(_), "gs") => true,
-            (Cloud::Azure(_), "az" | "abfss") => true,
-            _ => false,
-        }
+        let schemes: &[&str] = match &self.cloud {
+            Cloud::S3(_) => &["s3"],
+            Cloud::Azure(_) => &["az", "abfss"],
+            Cloud::Gcs(_) => &["gs"],
+        };
+        schemes.contains(&scheme(location))
     }
 
     async fn vend(&self, location: &Location, permission: Permission) -> Result<Arc<Credentials>> {
