@@ -13,6 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::issuer::now;
+use super::secrets;
 
 #[derive(Default)]
 struct Heard {
@@ -34,6 +35,7 @@ impl Listener {
     pub async fn start() -> Self {
         let raw: [u8; 32] = std::array::from_fn(|_| uuid::Uuid::new_v4().as_bytes()[0]);
         let secret = format!("whsec_{}", BASE64_STANDARD.encode(raw));
+        secrets::register(&secret);
         let heard = Arc::new(Heard::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
