@@ -24,12 +24,11 @@ CREATE TABLE events (
 CREATE INDEX events_without_number ON events (event_id) WHERE seq IS NULL;
 CREATE INDEX events_by_path ON events (path, seq);
 
--- One row: the last number. Whoever gives numbers holds it.
+-- One row at most: the last number. Whoever gives numbers holds it.
 CREATE TABLE event_numbers (
     id       BIGINT NOT NULL PRIMARY KEY,
     last_seq BIGINT NOT NULL
 );
-INSERT INTO event_numbers (id, last_seq) VALUES (1, 0);
 
 -- How far a webhook was told, and which process tells it.
 CREATE TABLE webhooks (

@@ -5,9 +5,9 @@
 
 use uuid::Uuid;
 
-use super::tables::{TableRow, ensure_one};
-use super::{Tx, access, failed, is_foreign_key_violation, is_unique_violation, protection, run};
-use crate::error::{Error, Result};
+use super::tables::{TableRow, give_name};
+use super::{Tx, access, failed, protection, run};
+use crate::error::Result;
 use crate::model::{Caller, DroppedTable, JobState, Namespace, NamespaceId, Page, Table, TableId};
 
 /// The namespace where dropped tables stand.
@@ -118,27 +118,7 @@ pub async fn undrop_table(
     const MOVE: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
         updated_at_us = $5 WHERE table_id = $1 AND namespace_id = $6";
     const FORGET: &str = "DELETE FROM dropped_tables WHERE table_id = $1";
-    access::table_moves(tx, table.key).await?;
-    let moved = run!(&mut *tx, |c| sqlx::query(MOVE)
-        .bind(table.key)
-        .bind(namespace.key)
-        .bind(id.name.as_str())
-        .bind(caller.name())
-        .bind(now_us)
-        .bind(NOWHERE)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()));
-    match moved {
-        Ok(rows) => ensure_one(rows, &table.id)?,
-        Err(error) if is_unique_violation(&error) => {
-            return Err(Error::TableAlreadyExists(id.clone()));
-        }
-        Err(error) if is_foreign_key_violation(&error) => {
-            return Err(Error::NamespaceNotFound(namespace.id.clone()));
-        }
-        Err(error) => return Err(failed(error, "undropping a table")),
-    }
+    give_name(tx, MOVE, table, namespace, id, caller, now_us).await?;
     run!(tx, |c| sqlx::query(FORGET).bind(table.key).execute(c).await.map(drop))
         .map_err(|error| failed(error, "undropping a table"))
 }

@@ -120,7 +120,8 @@ pub async fn has_unnumbered(tx: &mut Tx) -> Result<bool> {
 /// their ids tell. Answers how many got one.
 pub async fn number_events(tx: &mut Tx) -> Result<u64> {
     // One at a time, so that nobody sees a number before those below it.
-    const HOLD: &str = "UPDATE event_numbers SET last_seq = last_seq WHERE id = 1";
+    const HOLD: &str = "INSERT INTO event_numbers (id, last_seq) VALUES (1, 0) \
+        ON CONFLICT (id) DO UPDATE SET last_seq = event_numbers.last_seq";
     const NUMBER: &str = "UPDATE events SET seq = numbered.seq FROM \
         (SELECT event_id, (SELECT last_seq FROM event_numbers WHERE id = 1) \
             + ROW_NUMBER() OVER (ORDER BY event_id) AS seq \
@@ -144,7 +145,8 @@ pub async fn number_events(tx: &mut Tx) -> Result<u64> {
 /// The last number that was given.
 pub async fn last_number(tx: &mut Tx) -> Result<i64> {
     const SQL: &str = "SELECT last_seq FROM event_numbers WHERE id = 1";
-    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL).fetch_one(c).await)
+    run!(tx, |c| sqlx::query_scalar::<_, i64>(SQL).fetch_optional(c).await)
+        .map(Option::unwrap_or_default)
         .map_err(|error| failed(error, "reading events"))
 }
 
@@ -233,7 +235,7 @@ pub async fn hold_webhook(
     until_us: i64,
 ) -> Result<Option<i64>> {
     const SQL: &str = "INSERT INTO webhooks (name, seq, holder, held_until_us, seen_at_us) \
-        VALUES ($1, (SELECT last_seq FROM event_numbers WHERE id = 1), $2, $4, $3) \
+        VALUES ($1, COALESCE((SELECT last_seq FROM event_numbers WHERE id = 1), 0), $2, $4, $3) \
         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, \
         held_until_us = excluded.held_until_us, seen_at_us = excluded.seen_at_us \
         WHERE webhooks.holder = excluded.holder OR webhooks.held_until_us <= excluded.seen_at_us \

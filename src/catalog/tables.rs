@@ -396,8 +396,27 @@ pub async fn rename_table(
 ) -> Result<()> {
     const SQL: &str = "UPDATE tables SET namespace_id = $2, name = $3, updated_by = $4, \
         updated_at_us = $5 WHERE table_id = $1 AND namespace_id <> $6";
+    give_name(tx, SQL, table, namespace, new_id, caller, now_us).await?;
+    let event = Event::of_table(EventKind::TableRenamed, table, caller, now_us);
+    insert_event(tx, &event.with("new_id", new_id.to_list())).await
+}
+
+/// Moves a table to a name, by a statement that says from where.
+///
+/// # Errors
+/// `TableAlreadyExists` for the name, `NamespaceNotFound` when that is gone meanwhile, `TableNotFound`
+/// when the table is not there.
+pub(super) async fn give_name(
+    tx: &mut Tx,
+    sql: &'static str,
+    table: &Table,
+    namespace: &Namespace,
+    new_id: &TableId,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<()> {
     access::table_moves(tx, table.key).await?;
-    let renamed = run!(&mut *tx, |c| sqlx::query(SQL)
+    let moved = run!(tx, |c| sqlx::query(sql)
         .bind(table.key)
         .bind(namespace.key)
         .bind(new_id.name.as_str())
@@ -407,18 +426,14 @@ pub async fn rename_table(
         .execute(c)
         .await
         .map(|done| done.rows_affected()));
-    match renamed {
-        Ok(rows) => ensure_one(rows, &table.id)?,
-        Err(error) if is_unique_violation(&error) => {
-            return Err(Error::TableAlreadyExists(new_id.clone()));
-        }
+    match moved {
+        Ok(rows) => ensure_one(rows, &table.id),
+        Err(error) if is_unique_violation(&error) => Err(Error::TableAlreadyExists(new_id.clone())),
         Err(error) if is_foreign_key_violation(&error) => {
-            return Err(Error::NamespaceNotFound(namespace.id.clone()));
+            Err(Error::NamespaceNotFound(namespace.id.clone()))
         }
-        Err(error) => return Err(failed(error, "renaming a table")),
+        Err(error) => Err(failed(error, "giving a table a name")),
     }
-    let event = Event::of_table(EventKind::TableRenamed, table, caller, now_us);
-    insert_event(tx, &event.with("new_id", new_id.to_list())).await
 }
 
 /// Removes the row with its versions and uploads. The files are the caller's to look after.
@@ -501,6 +516,6 @@ pub async fn list_for_drop(tx: &mut Tx, namespace: &Namespace) -> Result<Vec<Tab
         .collect()
 }
 
-pub(super) fn ensure_one(rows: u64, id: &TableId) -> Result<()> {
+fn ensure_one(rows: u64, id: &TableId) -> Result<()> {
     if rows == 1 { Ok(()) } else { Err(Error::TableNotFound(id.clone())) }
 }

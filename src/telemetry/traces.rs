@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
@@ -52,9 +53,13 @@ where
     Ok(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(shown))
 }
 
+/// For how long the last traces are waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Sends what was not sent yet. To be called outside of a runtime.
 pub(super) fn finish() {
-    if let Some(Err(error)) = PROVIDER.get().map(SdkTracerProvider::shutdown) {
+    let sent = PROVIDER.get().map(|provider| provider.shutdown_with_timeout(PATIENCE));
+    if let Some(Err(error)) = sent {
         tracing::warn!(%error, "the last traces could not be sent");
     }
 }

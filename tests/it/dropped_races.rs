@@ -83,7 +83,7 @@ kept! {
         for _ in 0..ROUNDS {
             for operation in ["drop", "undrop"] {
                 let send = |number: usize| {
-                    let server = if number % 2 == 0 { &server } else { &beside };
+                    let server = if number.is_multiple_of(2) { &server } else { &beside };
                     async move { server.post(&table("ns$t", operation), json!({})).await }
                 };
                 let replies = join_all((0..4).map(send)).await;

@@ -187,7 +187,7 @@ both! {
             let (server, other) = (&server, &other);
             async move {
                 for round in 0..8_i32 {
-                    let at = if (writer + round as usize) % 2 == 0 { server } else { other };
+                    let at = if (writer + round as usize).is_multiple_of(2) { server } else { other };
                     at.insert(tables[writer % 3], &batch_ab(round..round + 1)).await;
                 }
             }

@@ -138,9 +138,7 @@ async fn readers_may_read_and_writers_write() {
         assert_eq!((sent("RoleArn"), sent("ExternalId")), (ROLE, "of-the-tests"));
         assert_eq!((sent("DurationSeconds"), sent("RoleSessionName")), ("3600", "tiltyard"));
         // The S3 server knows the session and its policy, too.
-        let known = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let known = known.get(format!("{}/moto-api/data.json", gate.base)).send().await;
-        let known: Value = known.expect("an answer").json().await.expect("JSON");
+        let known = gate.known().await;
         let roles = known["sts"]["AssumedRole"].as_array().expect("roles").clone();
         let mut roles = roles.iter().filter(|role| role["access_key_id"] == session.access_key_id);
         let known = roles.next().expect("the role that was assumed");

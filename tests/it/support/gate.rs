@@ -79,6 +79,19 @@ impl Gate {
         self.seen(|seen| seen.sessions.clone())
     }
 
+    /// All that the S3 server knows. It cannot tell while others change it.
+    pub async fn known(&self) -> Value {
+        let url = format!("{}/moto-api/data.json", self.behind);
+        for _ in 0..60 {
+            let answer = self.client.get(&url).send().await.expect("an answer");
+            if let Ok(known) = answer.json().await {
+                return known;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        panic!("the S3 server never tells what it knows");
+    }
+
     /// The session of some vended options.
     pub fn session_of(&self, options: &Value) -> Session {
         let id = options["aws_access_key_id"].as_str().unwrap_or_default();
