@@ -2,9 +2,11 @@
 
 -- Written by the transaction that makes it so, without a number; numbers are given a moment later, to
 -- all that is there, so that who reads on after a number misses nothing. The path is that which the
--- object had then.
+-- object had then. The order in which they were written is the database's to say: the clocks of those who
+-- write differ, and so do ids that are made of them.
 CREATE TABLE events (
-    event_id       BLOB   NOT NULL PRIMARY KEY,
+    written        INTEGER PRIMARY KEY,
+    event_id       BLOB   NOT NULL,
     seq            BIGINT UNIQUE,
     at_us          BIGINT NOT NULL,
     kind           TEXT   NOT NULL,
@@ -21,7 +23,7 @@ CREATE TABLE events (
     code           BIGINT,
     detail         TEXT   NOT NULL
 );
-CREATE INDEX events_without_number ON events (event_id) WHERE seq IS NULL;
+CREATE INDEX events_without_number ON events (written) WHERE seq IS NULL;
 CREATE INDEX events_by_path ON events (path, seq);
 
 -- One row at most: the last number. Whoever gives numbers holds it.

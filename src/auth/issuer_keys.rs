@@ -22,12 +22,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest document of an issuer.
 const MAX_BYTES: usize = 1 << 20;
 
-pub(super) struct IssuerKeys {
+pub(super) struct IssuerKeys(Arc<Reader>);
+
+struct Reader {
     place: Place,
     client: reqwest::Client,
     read: RwLock<Read>,
     /// One reads at a time.
-    reading: tokio::sync::Mutex<()>,
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What was read last, and when it was tried.
@@ -36,6 +38,8 @@ struct Read {
     keys: Arc<Vec<Jwk>>,
     read_at: Option<Instant>,
     tried_at: Option<Instant>,
+    /// The last try failed.
+    is_away: bool,
 }
 
 enum Place {
@@ -79,14 +83,13 @@ impl IssuerKeys {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Error::internal("preparing to read keys", error))?;
-        let (read, reading) = (RwLock::default(), tokio::sync::Mutex::default());
-        let opened = Self { place, client, read, reading };
+        let opened = Reader { place, client, read: RwLock::default(), reading: Arc::default() };
         if let Place::File(path) = &opened.place {
             opened.fetch().await.map_err(|why| {
                 Error::invalid_input(format!("no keys in '{}': {why}", path.display()))
             })?;
         }
-        Ok(opened)
+        Ok(Self(Arc::new(opened)))
     }
 
     /// The keys that fit. Looks for new ones where none does.
@@ -98,25 +101,31 @@ impl IssuerKeys {
             read.keys.iter().filter(|key| fits(key)).cloned().collect()
         };
         let within = |at: Option<Instant>, span| at.is_some_and(|at| at.elapsed() < span);
-        let read = self.now_read();
+        let reader = &self.0;
+        let mut read = reader.now_read();
         let found = fitting(&read);
         if !found.is_empty() && within(read.read_at, FRESH) {
             return Ok(found);
         }
-        let _one = match self.reading.try_lock() {
-            Ok(one) => one,
+        let one = match reader.reading.clone().try_lock_owned() {
+            Ok(one) => Some(one),
             // Another reads them again; meanwhile these hold.
             Err(_) if !found.is_empty() && within(read.read_at, HOLD) => return Ok(found),
-            Err(_) => self.reading.lock().await,
+            // For one that was silent a moment ago not everybody waits.
+            Err(_) if read.is_away => None,
+            Err(_) => Some(reader.reading.clone().lock_owned().await),
         };
-        let mut read = self.now_read();
-        if !within(read.tried_at, PAUSE) {
-            read.tried_at = Some(Instant::now());
-            match self.fetch().await {
-                Ok(keys) => (read.keys, read.read_at) = (Arc::new(keys), read.tried_at),
-                Err(why) => tracing::warn!(%why, "could not read the keys of a token issuer"),
+        if let Some(one) = one {
+            if !within(reader.now_read().tried_at, PAUSE) {
+                let reader = reader.clone();
+                // Whoever asks may hang up, and what was found out holds for others.
+                let work = tokio::spawn(async move {
+                    reader.read_again().await;
+                    drop(one);
+                });
+                work.await.map_err(|error| Error::internal("reading keys", error))?;
             }
-            *self.read.write().unwrap_or_else(PoisonError::into_inner) = read.clone();
+            read = reader.now_read();
         }
         if !within(read.read_at, HOLD) {
             return Err(Error::ServiceUnavailable(
@@ -125,9 +134,24 @@ impl IssuerKeys {
         }
         Ok(fitting(&read))
     }
+}
 
+impl Reader {
     fn now_read(&self) -> Read {
         self.read.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn read_again(&self) {
+        let began = Instant::now();
+        let fetched = self.fetch().await;
+        let mut read = self.now_read();
+        // The pause is one after the answer, however long that took.
+        (read.tried_at, read.is_away) = (Some(Instant::now()), fetched.is_err());
+        match fetched {
+            Ok(keys) => (read.keys, read.read_at) = (Arc::new(keys), Some(began)),
+            Err(why) => tracing::warn!(%why, "could not read the keys of a token issuer"),
+        }
+        *self.read.write().unwrap_or_else(PoisonError::into_inner) = read;
     }
 
     async fn fetch(&self) -> Result<Vec<Jwk>, String> {

@@ -111,6 +111,10 @@ impl Issuers {
         if !ALGORITHMS.contains(&header.alg) {
             return Err(refused("its signature is of a kind that anybody could make"));
         }
+        // RFC 7515, section 4.1.11: what is not understood must not be passed over.
+        if header.crit.is_some() {
+            return Err(refused("its header asks for what is not known here"));
+        }
         let said = dangerous::insecure_decode::<Map<String, Value>>(token).map_err(unreadable)?;
         let said = said.claims.get("iss").and_then(Value::as_str);
         let found = self.0.iter().find(|(issuer, _)| Some(issuer.issuer.as_str()) == said);
@@ -189,7 +193,10 @@ impl Issuer {
     }
 }
 
-/// The groups in a claim: a list, or text with spaces between.
+/// The claims with several words in one text (RFC 6749, section 3.3; RFC 8693, section 4.2).
+const SCOPES: [&str; 2] = ["scope", "scp"];
+
+/// The groups in a claim: a list, or the one that it is, whose name may have spaces.
 fn groups<'a>(claims: &'a Map<String, Value>, claim: &str) -> Vec<&'a str> {
     let within = || {
         let mut names = claim.split('.');
@@ -199,7 +206,8 @@ fn groups<'a>(claims: &'a Map<String, Value>, claim: &str) -> Vec<&'a str> {
     // A name of a claim may have dots itself, such as a URL.
     match claims.get(claim).or_else(within) {
         Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(text)) => text.split_whitespace().collect(),
+        Some(Value::String(text)) if SCOPES.contains(&claim) => text.split_whitespace().collect(),
+        Some(Value::String(group)) => vec![group],
         _ => Vec::new(),
     }
 }
@@ -213,12 +221,14 @@ mod tests {
         let claims = serde_json::json!({
             "groups": ["a", 1, "b c"],
             "scope": "read  write",
+            "team": "x lake-admins",
             "realm_access": {"roles": ["admin"]},
             "https://example.com/groups": ["x"],
         });
         let claims = claims.as_object().unwrap();
         assert_eq!(groups(claims, "groups"), ["a", "b c"]);
         assert_eq!(groups(claims, "scope"), ["read", "write"]);
+        assert_eq!(groups(claims, "team"), ["x lake-admins"]);
         assert_eq!(groups(claims, "realm_access.roles"), ["admin"]);
         assert_eq!(groups(claims, "https://example.com/groups"), ["x"]);
         for none in ["none", "", "realm_access", "realm_access.none", "scope.x"] {

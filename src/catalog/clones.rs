@@ -25,6 +25,14 @@ pub async fn insert_clone(tx: &mut Tx, clone: &Table, source: &Table) -> Result<
     .map_err(|error| failed(error, "noting a clone"))
 }
 
+/// Where the tables stand that the table at a location was cloned from.
+pub async fn list_sources_of(tx: &mut Tx, location: &str) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT DISTINCT c.source_location FROM clones c \
+        JOIN tables t ON t.table_id = c.table_id WHERE t.location = $1";
+    run!(tx, |c| sqlx::query_scalar::<_, String>(SQL).bind(location).fetch_all(c).await)
+        .map_err(|error| failed(error, "looking for what was cloned"))
+}
+
 #[derive(sqlx::FromRow)]
 struct CloneRow {
     path: String,

@@ -8,6 +8,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use super::postgres::in_time;
 use super::readers::Readers;
 use super::{Pools, Tx};
 use crate::error::{Error, Result};
@@ -124,10 +125,10 @@ fn unreachable(error: &sqlx::Error) -> Error {
 pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
     // Any number will do that no other lock of ours has.
     const SQL: &str = "SELECT pg_advisory_xact_lock(8391652017)";
-    match tx {
-        Tx::Sqlite(_) => Ok(()),
-        Tx::Postgres(session) => sqlx::query(SQL).execute(&mut **session).await.map(drop),
-    }
+    let Tx::Postgres(held) = tx else { return Ok(()) };
+    let work = async { sqlx::query(SQL).execute(held.connection()?).await.map(drop) };
+    let locked = in_time(work).await;
+    held.unless_lost(locked)
 }
 
 /// # Errors

@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::{Error, Result};
-use crate::model::{
-    Asked, Branch, Event, EventKind, NamespaceId, Object, STORED_SEPARATOR, TableId,
-};
+use crate::model::{Asked, Branch, Event, EventKind, NamespaceId, Object, TableId};
 
 /// How many events get numbers at once.
 const NUMBERED_AT_ONCE: i64 = 1000;
+/// How many numbers one look goes through, whatever it looks for.
+const WINDOW: i64 = 10_000;
 
 #[derive(sqlx::FromRow)]
 struct EventRow {
@@ -38,17 +38,22 @@ const NAMESPACE: &str = "namespace";
 const TABLE: &str = "table";
 
 impl EventRow {
+    /// `None` also for one that cannot be read, which keeps nobody from reading on.
+    fn read(self) -> Option<(i64, Event)> {
+        let seq = self.seq;
+        self.into_event().unwrap_or_else(|error| {
+            tracing::error!(seq, %error, "an event cannot be read, and is stepped over");
+            None
+        })
+    }
+
     /// `None` for a kind that a newer version of this program knows.
     fn into_event(self) -> Result<Option<(i64, Event)>> {
         let Some(kind) = EventKind::ALL.into_iter().find(|kind| kind.as_str() == self.kind) else {
             return Ok(None);
         };
         let object = match self.object.as_str() {
-            TABLE => {
-                let names: Vec<String> =
-                    self.path.split(STORED_SEPARATOR).map(str::to_owned).collect();
-                Object::Table(TableId::from_list(&names)?)
-            }
+            TABLE => Object::Table(TableId::from_stored(&self.path)?),
             _ => Object::Namespace(NamespaceId::from_stored(&self.path)?),
         };
         let (remote, operation) = (self.remote, self.operation.unwrap_or_default());
@@ -116,18 +121,32 @@ pub async fn has_unnumbered(tx: &mut Tx) -> Result<bool> {
         .map_err(|error| failed(error, "looking for events"))
 }
 
-/// Gives numbers to events that have none, some at a time, in the order in which they were made, which
-/// their ids tell. Answers how many got one.
+/// Gives numbers to events that have none, some at a time, in the order in which they were written.
+/// Only a version that was recorded after later ones of its branch, as can be where several write at
+/// once, gets its place before them. Answers how many got one.
 pub async fn number_events(tx: &mut Tx) -> Result<u64> {
     // One at a time, so that nobody sees a number before those below it.
     const HOLD: &str = "INSERT INTO event_numbers (id, last_seq) VALUES (1, 0) \
         ON CONFLICT (id) DO UPDATE SET last_seq = event_numbers.last_seq";
+    // A version goes where the first of those stands that are not older. In another life of its
+    // branch versions may count from 1 again. All else is alone, where it stands.
     const NUMBER: &str = "UPDATE events SET seq = numbered.seq FROM \
-        (SELECT event_id, (SELECT last_seq FROM event_numbers WHERE id = 1) \
-            + ROW_NUMBER() OVER (ORDER BY event_id) AS seq \
-        FROM (SELECT event_id FROM events WHERE seq IS NULL ORDER BY event_id LIMIT $1) \
-            AS waiting) AS numbered \
-        WHERE events.event_id = numbered.event_id";
+        (SELECT written, (SELECT last_seq FROM event_numbers WHERE id = 1) \
+            + ROW_NUMBER() OVER (ORDER BY place, version, written) AS seq \
+        FROM (SELECT written, version, MIN(written) OVER \
+                (PARTITION BY alone, life, table_id, branch \
+                ORDER BY version DESC, written DESC) AS place \
+            FROM (SELECT written, table_id, branch, version, \
+                    CASE WHEN kind IN ('version.created', 'version.found') \
+                        THEN 0 ELSE written END AS alone, \
+                    SUM(CASE WHEN kind IN \
+                        ('version.deleted', 'branch.created', 'branch.deleted') \
+                        THEN 1 ELSE 0 END) \
+                        OVER (PARTITION BY table_id, branch ORDER BY written) AS life \
+                FROM (SELECT written, kind, table_id, branch, version FROM events \
+                    WHERE seq IS NULL ORDER BY written LIMIT $1) AS waiting) AS lived) AS placed) \
+            AS numbered \
+        WHERE events.written = numbered.written";
     const COUNT: &str = "UPDATE event_numbers SET last_seq = last_seq + $1 WHERE id = 1";
     let numbering = |error| failed(error, "numbering events");
     run!(&mut *tx, |c| sqlx::query(HOLD).execute(c).await.map(drop)).map_err(numbering)?;
@@ -160,13 +179,27 @@ pub struct Filter {
     pub principal: Option<String>,
 }
 
-/// The events after a number, in order, each with its own.
-pub async fn list_events(
-    tx: &mut Tx,
-    after: i64,
-    filter: &Filter,
-    limit: i64,
-) -> Result<Vec<(i64, Event)>> {
+/// What one look found.
+#[derive(Debug)]
+pub struct Found {
+    /// Each with its number, in their order.
+    pub events: Vec<(i64, Event)>,
+    /// Up to which number it was looked: where to read on.
+    pub until: i64,
+    /// Whether that was the last there was.
+    pub is_end: bool,
+}
+
+/// The events after a number, at most so many, as far as one look goes. Stepped over are those of a
+/// kind that this program does not know, and those that cannot be read.
+pub async fn list_events(tx: &mut Tx, after: i64, filter: &Filter, limit: i64) -> Result<Found> {
+    // Before the events: those up to here are all there.
+    let last = last_number(tx).await?;
+    let next = if after < last { next_number(tx, after, filter).await? } else { None };
+    let Some(next) = next.filter(|next| *next <= last) else {
+        return Ok(Found { events: Vec::new(), until: after.max(last), is_end: true });
+    };
+    let (start, end) = (next - 1, last.min((next - 1).saturating_add(WINDOW)));
     /// The same conditions for either database, whose builders are different types.
     macro_rules! listed {
         ($connection:ident) => {{
@@ -175,7 +208,7 @@ pub async fn list_events(
                  transaction_id, principal, request_id, operation, remote, code, detail \
                  FROM events WHERE seq > ",
             );
-            query.push_bind(after);
+            query.push_bind(start).push(" AND seq <= ").push_bind(end);
             match &filter.object {
                 None => {}
                 Some(Object::Namespace(id)) if id.is_root() => {}
@@ -205,15 +238,42 @@ pub async fn list_events(
         }};
     }
     let rows = run!(tx, |c| listed!(c)).map_err(|error| failed(error, "reading events"))?;
-    rows.into_iter().filter_map(|row| row.into_event().transpose()).collect()
+    let until = match rows.last() {
+        Some(row) if to_sql(rows.len() as u64) >= limit => row.seq,
+        _ => end,
+    };
+    let events = rows.into_iter().filter_map(EventRow::read).collect();
+    Ok(Found { events, until, is_end: until >= last })
+}
+
+/// The first number after another that an event has, of a table if it is about one: of what was
+/// forgotten, and of others, there may be many.
+async fn next_number(tx: &mut Tx, after: i64, filter: &Filter) -> Result<Option<i64>> {
+    const OF_ALL: &str = "SELECT seq FROM events WHERE seq > $1 ORDER BY seq LIMIT 1";
+    const OF_PATH: &str =
+        "SELECT seq FROM events WHERE path = $2 AND seq > $1 ORDER BY seq LIMIT 1";
+    let path = match &filter.object {
+        Some(Object::Table(id)) => Some(id.to_stored()),
+        _ => None,
+    };
+    let next = if let Some(path) = &path {
+        run!(tx, |c| sqlx::query_scalar::<_, i64>(OF_PATH)
+            .bind(after)
+            .bind(path)
+            .fetch_optional(c)
+            .await)
+    } else {
+        run!(tx, |c| sqlx::query_scalar::<_, i64>(OF_ALL).bind(after).fetch_optional(c).await)
+    };
+    next.map_err(|error| failed(error, "reading events"))
 }
 
 /// Forgets events from before a time that every webhook was told of, some at a time. Answers how
 /// many. A webhook that nobody has told for as long is gone from the settings.
 pub async fn delete_old_events(tx: &mut Tx, before_us: i64, limit: i64) -> Result<u64> {
-    const SQL: &str = "DELETE FROM events WHERE event_id IN \
-        (SELECT event_id FROM (SELECT event_id, at_us, seq FROM events \
-            ORDER BY event_id LIMIT $2) AS oldest \
+    const SQL: &str = "DELETE FROM events WHERE written IN \
+        (SELECT written FROM (SELECT written, at_us, seq FROM events \
+            ORDER BY written LIMIT $2) AS oldest \
         WHERE oldest.at_us < $1 AND oldest.seq <= COALESCE( \
             (SELECT MIN(seq) FROM webhooks WHERE seen_at_us >= $1), oldest.seq))";
     run!(tx, |c| sqlx::query(SQL)

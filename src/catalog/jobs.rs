@@ -220,6 +220,22 @@ pub async fn release_jobs(tx: &mut Tx, holder: Uuid) -> Result<()> {
     .map_err(|error| failed(error, "giving up jobs"))
 }
 
+/// Gives up a job of `holder` that is not over, for anyone to take up at once.
+pub async fn release_job(tx: &mut Tx, job: Uuid, holder: Uuid) -> Result<()> {
+    const SQL: &str = "UPDATE jobs SET holder = $3, lease_us = 0 \
+        WHERE job_id = $1 AND holder = $2 AND state IN ($4, $5)";
+    run!(tx, |c| sqlx::query(SQL)
+        .bind(job)
+        .bind(holder)
+        .bind(Uuid::nil())
+        .bind(JobState::Queued.as_str())
+        .bind(JobState::Running.as_str())
+        .execute(c)
+        .await
+        .map(drop))
+    .map_err(|error| failed(error, "giving up a job"))
+}
+
 /// How a job ended.
 pub struct Ending<'a> {
     pub state: JobState,

@@ -17,6 +17,7 @@ pub mod jobs;
 mod lookups;
 pub mod multipart;
 pub mod namespaces;
+mod postgres;
 pub mod protection;
 mod readers;
 pub mod removals;
@@ -32,8 +33,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{PgPool, Sqlite, SqliteConnection, SqlitePool};
 
 use crate::error::{Error, Result};
 use crate::model::{Table, TableId};
@@ -42,7 +42,7 @@ use crate::telemetry::meters;
 pub use transfer::move_catalog;
 
 /// Runs the same body against whichever driver the transaction holds, as a span of its own: sqlx tells
-/// the statement within it.
+/// the statement within it. PostgreSQL is waited for only so long.
 macro_rules! run {
     ($tx:expr, |$connection:ident| $body:expr) => {{
         let span = tracing::debug_span!("sql", otel.kind = "client");
@@ -52,9 +52,13 @@ macro_rules! run {
                     let $connection = &mut **session;
                     $body
                 }
-                $crate::catalog::Tx::Postgres(session) => {
-                    let $connection = &mut **session;
-                    $body
+                $crate::catalog::Tx::Postgres(held) => {
+                    let work = async {
+                        let $connection = held.connection()?;
+                        $body
+                    };
+                    let outcome = $crate::catalog::postgres::in_time(work).await;
+                    held.unless_lost(outcome)
                 }
             }
         };
@@ -87,24 +91,20 @@ enum Pools {
 
 /// One connection for the length of some work. It must not be held across storage I/O.
 pub enum Tx {
-    Sqlite(Session<Sqlite, readers::Reader>),
-    Postgres(Session<Postgres, PoolConnection<Postgres>>),
+    Sqlite(Session),
+    Postgres(postgres::Held),
 }
 
-/// A connection that only reads, or a transaction that rolls back unless it is committed.
-pub enum Session<DB: sqlx::Database, Reader> {
-    Read(Reader),
-    Write(sqlx::Transaction<'static, DB>),
+/// A connection to SQLite that only reads, or a transaction that rolls back unless it is committed.
+pub enum Session {
+    Read(readers::Reader),
+    Write(sqlx::Transaction<'static, Sqlite>),
 }
 
-impl<DB, Reader> Deref for Session<DB, Reader>
-where
-    DB: sqlx::Database,
-    Reader: Deref<Target = DB::Connection>,
-{
-    type Target = DB::Connection;
+impl Deref for Session {
+    type Target = SqliteConnection;
 
-    fn deref(&self) -> &DB::Connection {
+    fn deref(&self) -> &SqliteConnection {
         match self {
             Self::Read(connection) => connection,
             Self::Write(transaction) => transaction,
@@ -112,12 +112,8 @@ where
     }
 }
 
-impl<DB, Reader> DerefMut for Session<DB, Reader>
-where
-    DB: sqlx::Database,
-    Reader: DerefMut<Target = DB::Connection>,
-{
-    fn deref_mut(&mut self) -> &mut DB::Connection {
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
         match self {
             Self::Read(connection) => connection,
             Self::Write(transaction) => transaction,
@@ -125,7 +121,7 @@ where
     }
 }
 
-impl<DB: sqlx::Database, Reader> Session<DB, Reader> {
+impl Session {
     async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Read(_) => Ok(()),
@@ -139,7 +135,7 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         let committed = match self {
             Self::Sqlite(session) => session.commit().await,
-            Self::Postgres(session) => session.commit().await,
+            Self::Postgres(held) => held.commit().await,
         };
         committed.map_err(|error| failed(error, "committing to the catalog"))
     }
@@ -210,9 +206,7 @@ impl Catalog {
             Pools::Sqlite { readers, .. } => {
                 readers.acquire().await.map(|connection| Tx::Sqlite(Session::Read(connection)))
             }
-            Pools::Postgres(pool) => {
-                pool.acquire().await.map(|connection| Tx::Postgres(Session::Read(connection)))
-            }
+            Pools::Postgres(pool) => postgres::Held::reading(pool).await.map(Tx::Postgres),
         };
         session.map_err(|error| failed(error, "connecting to the catalog"))
     }
@@ -297,9 +291,7 @@ async fn write(pools: &Pools) -> Result<Tx> {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map(|transaction| Tx::Sqlite(Session::Write(transaction))),
-        Pools::Postgres(pool) => {
-            pool.begin().await.map(|transaction| Tx::Postgres(Session::Write(transaction)))
-        }
+        Pools::Postgres(pool) => postgres::Held::writing(pool).await.map(Tx::Postgres),
     };
     session.map_err(|error| failed(error, "connecting to the catalog"))
 }
@@ -314,6 +306,12 @@ fn failed(error: sqlx::Error, doing: &'static str) -> Error {
         passing if dialect::is_passing(passing) => {
             tracing::warn!(%error, doing, "the catalog database is busy");
             Error::ServiceUnavailable("the catalog database is busy; try again".into())
+        }
+        // PostgreSQL keeps no text with U+0000.
+        sqlx::Error::Database(refused) if refused.code().as_deref() == Some("22021") => {
+            Error::invalid_input(
+                "what was sent holds the character U+0000, which is in no text here",
+            )
         }
         _ => Error::internal(doing, error),
     }

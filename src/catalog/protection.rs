@@ -76,7 +76,7 @@ pub async fn protect_namespace(tx: &mut Tx, id: &NamespaceId, is_protected: bool
 
 /// # Errors
 /// `InvalidTableState` for a table that is protected.
-pub(super) async fn ensure_table_unprotected(tx: &mut Tx, table: &Table) -> Result<()> {
+pub async fn ensure_table_unprotected(tx: &mut Tx, table: &Table) -> Result<()> {
     const SQL: &str = "SELECT deletion_protection FROM tables WHERE table_id = $1";
     match is_protected(tx, SQL, table.key).await? {
         true => Err(refused("table", &table.id.to_string(), "ProtectTable")),

@@ -282,15 +282,26 @@ pub async fn lock_locations(tx: &mut Tx) -> Result<()> {
 }
 
 /// Removes a table that was declared and never written to. Answers whether it was one.
-pub async fn delete_if_declared(tx: &mut Tx, table: Uuid) -> Result<bool> {
+pub async fn delete_if_declared(
+    tx: &mut Tx,
+    table: &Table,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<bool> {
     const SQL: &str = "DELETE FROM tables WHERE table_id = $1 AND state = $2";
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(table)
+    access::table_moves(tx, table.key).await?;
+    let is_gone = run!(&mut *tx, |c| sqlx::query(SQL)
+        .bind(table.key)
         .bind(TableState::Declared.as_str())
         .execute(c)
         .await
         .map(|done| done.rows_affected() == 1))
-    .map_err(|error| failed(error, "taking back a table"))
+    .map_err(|error| failed(error, "taking back a table"))?;
+    if is_gone {
+        let event = Event::of_table(EventKind::TableDeregistered, table, caller, now_us);
+        insert_event(tx, &event).await?;
+    }
+    Ok(is_gone)
 }
 
 /// A folder that is `location`, holds it, or stands in it, and is a table's, also of one that was
@@ -326,19 +337,25 @@ pub async fn find_overlapping_location(tx: &mut Tx, location: &str) -> Result<Op
     Ok(None)
 }
 
-/// Notes that a table lost all of its versions.
-pub async fn mark_declared(tx: &mut Tx, table: Uuid, caller: &Caller, now_us: i64) -> Result<()> {
+/// Notes that a table loses all of its versions.
+///
+/// # Errors
+/// `InvalidTableState` for one that is protected.
+pub async fn mark_declared(tx: &mut Tx, table: &Table, caller: &Caller, now_us: i64) -> Result<()> {
     const SQL: &str = "UPDATE tables SET state = $2, updated_by = $3, updated_at_us = $4 \
-        WHERE table_id = $1";
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(table)
+        WHERE table_id = $1 AND NOT deletion_protection";
+    let marked = run!(&mut *tx, |c| sqlx::query(SQL)
+        .bind(table.key)
         .bind(TableState::Declared.as_str())
         .bind(caller.name())
         .bind(now_us)
         .execute(c)
         .await
-        .map(drop))
-    .map_err(|error| failed(error, "updating a table"))
+        .map(|done| done.rows_affected() > 0));
+    match marked.map_err(|error| failed(error, "updating a table"))? {
+        true => Ok(()),
+        false => protection::ensure_table_unprotected(tx, table).await,
+    }
 }
 
 /// Notes that a declared table now has a version. Nothing happens when it was noted before.

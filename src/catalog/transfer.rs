@@ -33,7 +33,7 @@ const TABLES: [(&str, &str); 23] = [
     ("api_keys", "key_id"),
     ("namespace_grants", "principal, namespace_id"),
     ("table_grants", "principal, table_id"),
-    ("events", "event_id"),
+    ("events", "written"),
     ("event_numbers", "id"),
     ("webhooks", "name"),
 ];
@@ -229,6 +229,7 @@ impl Catalog {
                 let described = describe(&mut to).await.map_err(sql)?;
                 let counts = copy_all(&mut *from, &mut *to, described).await;
                 if counts.is_ok() {
+                    go_on_counting(&mut to).await.map_err(sql)?;
                     to.commit().await.map_err(sql)?;
                 }
                 counts
@@ -280,6 +281,14 @@ async fn describe(postgres: &mut PgConnection) -> Result<Vec<Vec<Column>>, sqlx:
         described.push(columns.collect::<Result<_, _>>()?);
     }
     Ok(described)
+}
+
+/// Lets PostgreSQL count the events on from those that came; SQLite goes by the rows that there are.
+async fn go_on_counting(postgres: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Without events there is nothing to go on from, and nothing is done.
+    const SQL: &str =
+        "SELECT setval(pg_get_serial_sequence('events', 'written'), MAX(written)) FROM events";
+    sqlx::query(SQL).execute(postgres).await.map(drop)
 }
 
 fn names(columns: &[Column]) -> String {

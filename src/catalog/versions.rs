@@ -188,14 +188,14 @@ pub async fn list_versions(
 }
 
 /// Records a version. What this server committed wins over what a reader adopted a moment before,
-/// because only the committer knows who did it; a second adoption changes nothing. Without a caller it
-/// is no event.
+/// because only the committer knows who did it; a second adoption changes nothing. It is an event
+/// of the caller, if there is one. Answers whether anything changed.
 pub async fn insert_version(
     tx: &mut Tx,
     table: &Table,
     version: &TableVersion,
     caller: Option<&Caller>,
-) -> Result<()> {
+) -> Result<bool> {
     const SQL: &str = "INSERT INTO table_versions (table_id, branch, version, manifest_path, \
         manifest_size, e_tag, naming_scheme, origin, operation, transaction_id, committed_by, \
         committed_at_us, properties) \
@@ -226,14 +226,11 @@ pub async fn insert_version(
         .map(|done| done.rows_affected()))
     .map_err(|error| failed(error, "recording a version"))?;
     if rows == 0 {
-        return Ok(());
+        return Ok(false);
     }
     meters::recorded(version.origin.as_str(), version.operation.as_deref());
-    let Some(caller) = caller else { return Ok(()) };
-    let kind = match version.origin {
-        Origin::Catalog => EventKind::VersionCreated,
-        Origin::Foreign => EventKind::VersionFound,
-    };
+    let Some(caller) = caller else { return Ok(true) };
+    let kind = EventKind::VersionCreated;
     let event = Event {
         branch: Some(table.branch.clone()),
         version: Some(manifest.version),
@@ -244,7 +241,8 @@ pub async fn insert_version(
         Some(operation) => event.with("operation", operation.as_str()),
         None => event,
     };
-    insert_event(tx, &event).await
+    insert_event(tx, &event).await?;
+    Ok(true)
 }
 
 /// Forgets a version whose manifest is gone from storage, such as one that a clean-up removed.

@@ -47,10 +47,25 @@ pub(super) const AT_ONCE: usize = 8;
 /// One change of a batch, as a caller asks for it.
 #[derive(Debug, Clone)]
 pub enum TableChange {
-    Declare { id: TableId, location: Option<String>, properties: Properties },
-    CreateVersion { table: Table, claim: Claim, metadata: Properties },
-    DeleteVersions { table: Table, ranges: Vec<VersionRange> },
-    Deregister { table: Table },
+    Declare {
+        id: TableId,
+        location: Option<String>,
+        properties: Properties,
+        /// Whether who declares it gets a role of their own on it.
+        is_owned: bool,
+    },
+    CreateVersion {
+        table: Table,
+        claim: Claim,
+        metadata: Properties,
+    },
+    DeleteVersions {
+        table: Table,
+        ranges: Vec<VersionRange>,
+    },
+    Deregister {
+        table: Table,
+    },
 }
 
 /// What a change of a batch came to.
@@ -71,6 +86,8 @@ pub(super) enum Step {
         location: String,
         explicit: bool,
         properties: Properties,
+        #[serde(default)]
+        is_owned: bool,
     },
     CreateVersion {
         table: Uuid,
@@ -212,7 +229,7 @@ impl Engine {
     /// Decides what a change needs decided before it is noted.
     async fn decide(&self, change: TableChange) -> Result<Step> {
         Ok(match change {
-            TableChange::Declare { id, location, properties } => {
+            TableChange::Declare { id, location, properties, is_owned } => {
                 protection_of(&properties)?;
                 let table = Uuid::now_v7();
                 let place = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
@@ -229,6 +246,7 @@ impl Engine {
                     id: id.to_list(),
                     explicit: location.is_some(),
                     properties,
+                    is_owned,
                 }
             }
             TableChange::CreateVersion { table, claim, metadata } => {
@@ -511,14 +529,16 @@ impl Engine {
     ) -> Result<TableChanged> {
         let now_us = self.now_us();
         match step {
-            Step::Declare { location, explicit, .. } => {
+            Step::Declare { location, explicit, is_owned, .. } => {
                 let table = step.declared()?;
                 let namespace = namespaces::get_namespace(tx, &table.id.namespace).await?;
                 if *explicit {
                     let location = crate::lake::Location::from_stored(location.clone());
                     ensure_free(tx, &table.id, &location).await?;
                 }
-                self.insert_table(tx, &namespace, &table, caller).await?;
+                // Whoever brings the batch to its end, it is that of who sent it.
+                let caller = caller.clone().who_owns(*is_owned);
+                self.insert_table(tx, &namespace, &table, &caller).await?;
                 Ok(TableChanged::Declared(table))
             }
             Step::CreateVersion { .. } => {
@@ -539,7 +559,7 @@ impl Engine {
                 let numbers = doomed.iter().map(|(version, _)| *version);
                 record_deletion(tx, &table, numbers, caller, now_us).await?;
                 if *keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
-                    tables::mark_declared(tx, table.key, caller, now_us).await?;
+                    tables::mark_declared(tx, &table, caller, now_us).await?;
                 }
                 Ok(TableChanged::Deleted { versions: doomed.len() as u64 })
             }

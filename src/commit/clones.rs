@@ -88,22 +88,22 @@ impl Engine {
         }
     }
 
-    /// The table that is to be cloned.
+    /// The table that is to be cloned, of which nothing else is looked at.
     ///
     /// # Errors
-    /// As of [`Self::clone_table`].
-    pub async fn clone_source(&self, source: &CloneSource<'_>) -> Result<TableId> {
-        self.find_source(source).await.map(|(table, _)| table.id)
-    }
-
-    async fn find_source(&self, source: &CloneSource<'_>) -> Result<(Table, Option<u64>)> {
+    /// `InvalidInput` for a location of no table that the caller can name.
+    pub async fn clone_source(&self, source: &CloneSource<'_>) -> Result<Table> {
         let location = self.lake.locations().check(source.location)?;
         let found = {
             let mut tx = self.catalog.read().await?;
             tables::find_table_at(&mut tx, location.as_str()).await?
         };
         let table = found.filter(|table| source.within.holds(&table.id.namespace));
-        let table = table.ok_or_else(CloneSource::unknown)?;
+        table.ok_or_else(CloneSource::unknown)
+    }
+
+    async fn find_source(&self, source: &CloneSource<'_>) -> Result<(Table, Option<u64>)> {
+        let table = self.clone_source(source).await?;
         match (source.version, source.tag) {
             (Some(_), Some(_)) => {
                 Err(Error::invalid_input("give source_version or source_tag, not both"))

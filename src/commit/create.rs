@@ -266,7 +266,7 @@ impl Engine {
             }),
             Err(error) => {
                 if error.is_certainly_not_committed() {
-                    self.take_back(&table).await;
+                    self.take_back(&table, caller).await;
                 }
                 Err(error)
             }
@@ -274,10 +274,10 @@ impl Engine {
     }
 
     /// Takes back a table that was declared for a creation that failed, unless it was written to.
-    async fn take_back(&self, table: &Table) {
+    async fn take_back(&self, table: &Table, caller: &Caller) {
         let taken = async {
             let mut tx = self.catalog.write().await?;
-            tables::delete_if_declared(&mut tx, table.key).await?;
+            tables::delete_if_declared(&mut tx, table, caller, self.now_us()).await?;
             tx.commit().await
         };
         if let Err(error) = taken.await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Engine;
-use crate::catalog::events::{self, Filter};
+use crate::catalog::events::{self, Filter, Found};
 use crate::error::Result;
 use crate::model::Event;
 
@@ -27,14 +27,11 @@ impl Engine {
         tx.commit().await
     }
 
-    /// The events after a number, in the order of their numbers, which is also that in which what they
-    /// are about became so. What happened before this was called is among them.
-    pub async fn events_after(
-        &self,
-        after: i64,
-        filter: &Filter,
-        limit: i64,
-    ) -> Result<Vec<(i64, Event)>> {
+    /// The events after a number, as far as one look goes, in the order of their numbers: what a
+    /// change had to wait for has a lower one. Only a version may have a higher one than later ones
+    /// of its branch, when it was recorded after those had got theirs. What happened before this was
+    /// called is among them.
+    pub async fn events_after(&self, after: i64, filter: &Filter, limit: i64) -> Result<Found> {
         self.number_events().await?;
         let mut tx = self.catalog.read().await?;
         events::list_events(&mut tx, after, filter, limit).await

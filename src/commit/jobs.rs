@@ -27,6 +27,8 @@ use crate::telemetry::meters;
 const LEASE: Duration = Duration::from_secs(60);
 /// How often it gives one.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// For how long a job is begun again while the catalog or the storage cannot be had.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many jobs one process runs at a time; the others wait.
 pub(super) const AT_ONCE: usize = 2;
 /// How many abandoned jobs one sweep takes up.
@@ -169,7 +171,8 @@ impl Engine {
         self.jobs_here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does the work of a job while giving signs of life, and notes how it ended.
+    /// Does the work of a job while giving signs of life, and notes how it ended. One that cannot
+    /// be done at this time goes on: whoever looks next for jobs that were left begins it again.
     async fn run_job(&self, job: Job) -> Result<Option<u64>> {
         let work = async {
             let turn = self.job_turns.acquire().await;
@@ -181,11 +184,16 @@ impl Engine {
         };
         let outcome = tokio::select! {
             outcome = Box::pin(work) => outcome,
-            () = self.until_lost(&job) => Err(lost()),
+            error = self.until_lost(&job) => Err(error),
         };
         let outcome = match outcome {
             // Its files went under the work.
             Err(Error::Internal { .. }) if self.is_gone(job.table_key).await => Err(dropped()),
+            Err(error @ Error::ServiceUnavailable(_)) if self.is_young(&job) => {
+                tracing::warn!(job.id = %job.key, %error, "a job waits for better times");
+                self.leave_job(&job).await;
+                return Ok(None);
+            }
             outcome => outcome,
         };
         let text = outcome.as_ref().err().map(|error| match error {
@@ -211,6 +219,22 @@ impl Engine {
             }
         }
         outcome
+    }
+
+    fn is_young(&self, job: &Job) -> bool {
+        let age_us = self.now_us().saturating_sub(job.created_at_us);
+        Duration::from_micros(u64::try_from(age_us).unwrap_or(0)) < PATIENCE
+    }
+
+    async fn leave_job(&self, job: &Job) {
+        let left = async {
+            let mut tx = self.catalog.write().await?;
+            jobs::release_job(&mut tx, job.key, self.process).await?;
+            tx.commit().await
+        };
+        if let Err(error) = left.await {
+            tracing::warn!(job.id = %job.key, %error, "a job waits for its lease");
+        }
     }
 
     /// Whether the table of this key went with its files.
@@ -242,18 +266,20 @@ impl Engine {
 
     /// Ends when the job is not this process's any more: it was canceled or taken over, or the catalog
     /// did not confirm the lease for as long as it holds.
-    async fn until_lost(&self, job: &Job) {
+    async fn until_lost(&self, job: &Job) -> Error {
         let mut confirmed = Instant::now();
         loop {
             tokio::time::sleep(SIGN_OF_LIFE).await;
             let asked = Instant::now();
             match self.give_sign_of_life(job, None).await {
                 Ok(Held::Yes) => confirmed = asked,
-                Ok(Held::No) => return,
+                Ok(Held::No) => return lost(),
                 Err(error) => {
                     tracing::warn!(job.id = %job.key, %error, "could not give a sign of life for a job");
                     if confirmed.elapsed() + SIGN_OF_LIFE > LEASE {
-                        return;
+                        return Error::ServiceUnavailable(
+                            "the catalog did not say for too long whose the job is".into(),
+                        );
                     }
                 }
             }

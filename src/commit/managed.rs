@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use super::batch::{TableChange, TableChanged};
 use super::{Engine, location_of, root_of};
-use crate::catalog::{Tx, batches, events, tables, versions};
+use crate::catalog::{Tx, batches, events, protection, tables, versions};
 use crate::error::{Conflict, Error, Result};
 use crate::lake::{Claim, Landed, Put, StagedManifest, check_new_branch};
 use crate::model::{
@@ -18,6 +19,8 @@ use crate::model::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it looks.
 const PAUSE: Duration = Duration::from_millis(25);
+/// How many ranges of versions an event tells of.
+const MAX_RANGES: usize = 100;
 
 /// Versions from `start` up to and without `end`; to the newest when there is none.
 #[derive(Debug, Clone, Copy)]
@@ -195,16 +198,21 @@ impl Engine {
     /// Deletes versions, not their data. Answers how many.
     ///
     /// # Errors
-    /// `InvalidTableState` when a tag or a branch refers to one of them, `InvalidInput` when the
-    /// newest is among them and an older one is not: nobody would have committed that state.
+    /// `InvalidTableState` when a tag or a branch refers to one of them, and when they are all that
+    /// a protected table has; `InvalidInput` when the newest is among them and an older one is not:
+    /// nobody would have committed that state.
     pub async fn delete_versions(
         &self,
         table: &Table,
         ranges: &[VersionRange],
         caller: &Caller,
     ) -> Result<u64> {
-        let _turn = self.take_turn(table).await?;
+        let turn = self.take_turn(table).await?;
         let (doomed, keeps) = self.doomed_versions(table, ranges).await?;
+        if keeps == 0 && !doomed.is_empty() {
+            drop(turn);
+            return self.delete_all_versions(table, ranges, caller).await;
+        }
         self.lake.remove_manifests(&location_of(table), &doomed).await?;
         let mut tx = self.catalog.write().await?;
         for manifest in &doomed {
@@ -212,16 +220,33 @@ impl Engine {
         }
         let numbers = doomed.iter().map(|manifest| manifest.version);
         record_deletion(&mut tx, table, numbers, caller, self.now_us()).await?;
-        if keeps == 0 && table.branch.is_main() && !doomed.is_empty() {
-            tables::mark_declared(&mut tx, table.key, caller, self.now_us()).await?;
-        }
         tx.commit().await?;
-        if keeps == 0 {
-            // The next version is version 1 again.
-            self.lines.forget(table);
-        }
         tracing::info!(table.id = %table.id, %caller, versions = doomed.len(), "deleted versions");
         Ok(doomed.len() as u64)
+    }
+
+    /// Deletes all versions of a table, as a batch does: SQL decides whether it may lose them
+    /// before the first of them goes, and none of them is seen after that.
+    async fn delete_all_versions(
+        &self,
+        table: &Table,
+        ranges: &[VersionRange],
+        caller: &Caller,
+    ) -> Result<u64> {
+        let (of, ranges) = (table.clone(), ranges.to_vec());
+        let change = TableChange::DeleteVersions { table: of, ranges };
+        let done = Box::pin(self.commit_batch(vec![change], caller)).await;
+        let (_, changed) = done.map_err(|error| match error {
+            Error::Entry { error, .. } => *error,
+            error => error,
+        })?;
+        // The next version is version 1 again.
+        self.lines.forget(table);
+        let deleted = changed.iter().map(|change| match change {
+            TableChanged::Deleted { versions } => *versions,
+            _ => 0,
+        });
+        Ok(deleted.sum())
     }
 
     /// The versions in some ranges, oldest first, and how many others there are.
@@ -256,10 +281,14 @@ impl Engine {
             }
         }
         let keeps = total - doomed.len();
-        if keeps == 0 && !doomed.is_empty() && !table.branch.is_main() {
-            return Err(Error::InvalidTableState(
-                "a branch has at least one version; DeleteTableBranch takes all of them".into(),
-            ));
+        if keeps == 0 && !doomed.is_empty() {
+            if !table.branch.is_main() {
+                return Err(Error::InvalidTableState(
+                    "a branch has at least one version; DeleteTableBranch takes all of them".into(),
+                ));
+            }
+            let mut tx = self.catalog.read().await?;
+            protection::ensure_table_unprotected(&mut tx, table).await?;
         }
         Ok((doomed, keeps))
     }
@@ -304,7 +333,7 @@ impl Engine {
     }
 }
 
-/// Writes down that versions were deleted, as one event.
+/// Writes down that versions were deleted, oldest first, as one event: how many, and which.
 pub(super) async fn record_deletion(
     tx: &mut Tx,
     table: &Table,
@@ -320,5 +349,37 @@ pub(super) async fn record_deletion(
         branch: Some(table.branch.clone()),
         ..Event::of_table(EventKind::VersionDeleted, table, caller, now_us)
     };
-    events::insert_event(tx, &event.with("versions", versions)).await
+    let ranges = ranges_of(&versions).into_iter().map(|(start, end)| {
+        // As the specification names them.
+        serde_json::json!({"start_version": start, "end_version": end})
+    });
+    let ranges: Vec<serde_json::Value> = ranges.collect();
+    let event = event.with("count", versions.len()).with("ranges", ranges);
+    events::insert_event(tx, &event).await
+}
+
+/// The ranges of some versions, oldest first, each up to and without its end: one around all of
+/// them if they would be too many.
+fn ranges_of(versions: &[u64]) -> Vec<(u64, u64)> {
+    let around = |some: &[u64]| Some((*some.first()?, some.last()?.saturating_add(1)));
+    let runs = versions.chunk_by(|one, next| one.saturating_add(1) == *next);
+    let ranges: Vec<(u64, u64)> = runs.filter_map(around).collect();
+    if ranges.len() <= MAX_RANGES { ranges } else { around(versions).into_iter().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_as_ranges() {
+        assert!(ranges_of(&[]).is_empty());
+        assert_eq!(ranges_of(&[7]), [(7, 8)]);
+        assert_eq!(ranges_of(&[1, 2, 3, 5, 8, 9]), [(1, 4), (5, 6), (8, 10)]);
+        let odd: Vec<u64> = (0..MAX_RANGES as u64).map(|number| 2 * number + 1).collect();
+        assert_eq!(ranges_of(&odd).len(), MAX_RANGES);
+        let more: Vec<u64> = odd.into_iter().chain([1_000]).collect();
+        assert_eq!(ranges_of(&more), [(1, 1_001)]);
+        assert_eq!(ranges_of(&[u64::MAX]), [(u64::MAX, u64::MAX)]);
+    }
 }

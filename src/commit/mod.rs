@@ -37,6 +37,7 @@ mod many;
 mod marks;
 mod multipart;
 mod namespaces;
+mod neighbours;
 mod once;
 mod protection;
 mod publish;
@@ -80,6 +81,7 @@ pub use jobs::Begun;
 pub use managed::{VersionRange, Versioning};
 pub use many::{CommittedTable, TableCommit, TablesCommitted};
 pub use namespaces::{Behavior, IfExists, IfMissing};
+pub use neighbours::CatalogNeighbours;
 pub use once::Once;
 pub use publish::{Brought, CommitOutcome, CommitRequest, OnConflict};
 pub use record::UploadsAfter;
@@ -87,7 +89,7 @@ pub use sweep::{Cursor, Sweeping, Swept};
 pub use tables::{NewLocation, RegisterMode};
 pub use transactions::{Alteration, IfAbsent, IfThere, Transaction};
 pub use uploads::StagedUpload;
-pub use views::{CreatedView, FirstRows, NewView, Refresh};
+pub use views::{CreatedView, FirstRows, NewView, Refresh, source_gone};
 
 /// How long things are kept that nobody asks for.
 #[derive(Debug, Clone, Copy)]

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use super::change::Made;
 use super::{Engine, location_of, root_of};
-use crate::catalog::batches;
-use crate::catalog::tables;
 use crate::catalog::versions::{self, Order};
+use crate::catalog::{batches, events, tables};
 use crate::error::{Error, Result};
 use crate::lake::{Snapshot, Terms};
 use crate::model::{
-    Branch, Caller, ManifestEntry, Origin, Page, PageScope, Properties, Table, TableVersion,
+    Branch, Caller, Event, EventKind, ManifestEntry, Origin, Page, PageScope, Properties, Table,
+    TableVersion,
 };
 
 impl Engine {
@@ -97,9 +97,17 @@ impl Engine {
                 committed_by: None,
                 properties: Properties::new(),
             };
-            // Of many that are found at once, the newest is the event.
-            let finder = Some(&server).filter(|_| newest == Some(version.manifest.version));
-            versions::insert_version(&mut tx, table, &version, finder).await?;
+            let is_news = versions::insert_version(&mut tx, table, &version, None).await?;
+            // Of many that are found at once, the newest is the event, which happens now.
+            if is_news && newest == Some(version.manifest.version) {
+                let kind = EventKind::VersionFound;
+                let event = Event {
+                    branch: Some(table.branch.clone()),
+                    version: newest,
+                    ..Event::of_table(kind, table, &server, self.now_us())
+                };
+                events::insert_event(&mut tx, &event).await?;
+            }
             last = Some(version);
         }
         tables::mark_created(&mut tx, table.key, &server, self.now_us()).await?;

@@ -103,6 +103,14 @@ impl Engine {
         Ok(CreatedView { version: created.version, job })
     }
 
+    /// The table that a view is made of.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a table that is no view, and for a view whose source is gone.
+    pub async fn source_of_view(&self, view: &Table) -> Result<TableId> {
+        self.source_of(view).await.map(|(source, _)| source.id)
+    }
+
     /// Begins to put the rows of the query in the place of those of the view. Answers the job.
     ///
     /// # Errors
@@ -202,16 +210,20 @@ impl Engine {
             return Err(Error::invalid_input(format!("table '{id}' is no materialized view")));
         };
         let Some(source) = tables::find_table_by_key(&mut tx, view.source_key).await? else {
-            return Err(Error::invalid_input(format!(
-                "the table that view '{}' was made of is not there any more: the view keeps its \
-                 rows and cannot be refreshed",
-                table.id
-            )));
+            return Err(source_gone(&table.id));
         };
         let query = serde_json::from_str(&view.query)
             .map_err(|error| Error::internal("reading what a view is made of", error))?;
         Ok((source, query))
     }
+}
+
+/// What is said of a view whose source is not there, or not for the caller.
+pub fn source_gone(view: &TableId) -> Error {
+    Error::invalid_input(format!(
+        "the table that view '{view}' was made of is not there any more: the view keeps its rows and \
+         cannot be refreshed"
+    ))
 }
 
 /// # Errors

@@ -18,7 +18,7 @@ use std::io::{Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, downcast_dictionary_array};
 use arrow::buffer::{Buffer, MutableBuffer};
@@ -54,6 +54,8 @@ pub const FILE_TYPE: &str = "application/vnd.apache.arrow.file";
 const CONTINUATION_MARKER: [u8; 4] = [0xff; 4];
 /// The largest description of a message.
 const MAX_METADATA_BYTES: usize = 64 << 20;
+/// One from this length on takes room before it is read.
+const LONG_METADATA_BYTES: usize = 1 << 20;
 /// The most rows of a batch. Rows may take no bytes at all, so that bytes do not bound them.
 const MAX_BATCH_ROWS: i64 = 16 << 20;
 /// What an entry of a column counts for at least, nested ones too: a writer notes that much about
@@ -227,7 +229,7 @@ struct Decoder {
     dictionaries: HashMap<i64, u64>,
     /// Where there has to be room for a message before it is read.
     room: Option<Room>,
-    /// The room of the message that was read last.
+    /// The room of the message that is read, or was read last.
     taken: Option<Taken>,
     /// Whether there was room for a message before.
     is_begun: bool,
@@ -367,6 +369,12 @@ impl Decoder {
                 "the Arrow stream describes a message too long to be one",
             ));
         }
+        // What is before it has been decoded, or is a dictionary, which the stream itself bounds.
+        self.taken = None;
+        let is_long = length >= LONG_METADATA_BYTES;
+        if is_long {
+            self.take_room(length as u64).await?;
+        }
         let mut message = MutableBuffer::new(0);
         message.extend_from_slice(&head);
         self.read_into(&mut message, length as u64).await?;
@@ -379,28 +387,39 @@ impl Decoder {
                 self.max_batch_bytes
             )));
         }
-        if let Some(room) = &self.room {
-            // What is before it has been decoded, or is a dictionary, which the stream itself bounds.
-            self.taken = None;
-            let is_begun = std::mem::replace(&mut self.is_begun, true);
-            self.taken = Some(room.take(length as u64 + body, is_begun).await?);
-        }
+        let rest = if is_long { body } else { length as u64 + body };
+        self.take_room(rest).await?;
         self.read_into(&mut message, body).await?;
         Ok(Frame::Message(message.into()))
     }
 
-    /// Appends exactly `count` bytes.
-    async fn read_into(&mut self, target: &mut MutableBuffer, mut count: u64) -> Result<()> {
+    /// Takes room for more of the message that is read.
+    async fn take_room(&mut self, bytes: u64) -> Result<()> {
+        if let Some(room) = &self.room {
+            let is_begun = std::mem::replace(&mut self.is_begun, true);
+            self.taken = Some(room.take(bytes, self.taken.take(), is_begun).await?);
+        }
+        Ok(())
+    }
+
+    /// Appends exactly `count` bytes, which have to come at their pace.
+    async fn read_into(&mut self, target: &mut MutableBuffer, count: u64) -> Result<()> {
         // Growing by doubling would copy a large batch several times over.
         target.reserve(usize::try_from(count.min(RESERVED_BYTES)).unwrap_or(0));
-        while count > 0 {
+        let (mut left, mut waited) = (count, Duration::ZERO);
+        while left > 0 {
+            let asked = Instant::now();
             if !self.fill().await? {
                 return Err(cut_off());
             }
-            let take = self.chunk.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            waited += asked.elapsed();
+            let take = self.chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             target.extend_from_slice(&self.chunk[..take]);
             self.chunk.advance(take);
-            count -= take as u64;
+            left -= take as u64;
+            if let Some(room) = &self.room {
+                room.ensure_pace(count, count - left, waited)?;
+            }
         }
         Ok(())
     }

@@ -3,30 +3,33 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Message, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json as Reply};
 use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
+use super::access::Standing;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Delimiter, Query};
 use crate::catalog::events::Filter;
 use crate::error::{Error, Result};
-use crate::model::{Caller, EventInfo, NamespaceId, Object, Role, TableId};
+use crate::model::{Caller, Event, EventInfo, NamespaceId, Object, Role, TableId};
 
 /// The most events of a page.
 const MAX_LIMIT: u32 = 1000;
 const DEFAULT_LIMIT: u32 = 100;
 /// How many events are read at once, of which the caller may see some.
 const READ_AT_ONCE: i64 = 1000;
-/// How many events are read for a page that the caller may see little of.
-const MAX_READ: usize = 10_000;
+/// How many looks a page takes, of which the caller may see little.
+const MAX_LOOKS: usize = 10;
+/// In the detail of an event: where a table went.
+const NEW_ID: &str = "new_id";
 /// How often a stream looks for more.
 const LOOK: Duration = Duration::from_millis(500);
 /// For how long a stream goes on. After that its client connects anew, by itself, and says again who it
@@ -63,16 +66,19 @@ pub struct ListEventsResponse {
 /// List what happened.
 ///
 /// Events are kept for `--event-retention`. Callers see those of what they have a role on; refused
-/// requests, keys and grants only as admins, or if they are their own. With the header
-/// `Accept: text/event-stream` the answer is a stream of server-sent events that goes on with what
-/// happens; `Last-Event-ID` is a cursor then.
+/// requests, keys and grants only as admins, or if they are their own; and where a table went, if
+/// they see it there. What a change had to wait for comes before it; only a version that was
+/// recorded late may come after later ones. With the header `Accept: text/event-stream` the answer
+/// is a stream of server-sent events that goes on with what happens, while the caller's key or
+/// token is good; `Last-Event-ID` is a cursor then. A message that has only an id is a cursor alone.
 #[utoipa::path(get, path = "/v1/events", operation_id = "ListEvents", tag = "Events",
     params(ListEventsQuery),
     responses((status = 200, content((ListEventsResponse = "application/json"),
         (String = "text/event-stream"))), ApiError))]
-pub async fn list_events(
+pub(super) async fn list_events(
     State(state): State<AppState>,
     caller: Caller,
+    standing: Option<Extension<Standing>>,
     Delimiter(delimiter): Delimiter,
     headers: HeaderMap,
     Query(query): Query<ListEventsQuery>,
@@ -107,7 +113,8 @@ pub async fn list_events(
         Some(after) => after,
         None => state.engine.last_event().await?,
     };
-    let events = follow(state, caller, after, filter);
+    let standing = standing.map(|Extension(standing)| standing);
+    let events = follow(state, caller, standing, after, filter);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
@@ -135,42 +142,70 @@ async fn page(
     filter: &Filter,
     limit: u32,
 ) -> Result<(Vec<EventInfo>, i64)> {
-    let (mut shown, mut after, mut read) = (Vec::new(), after, 0);
-    while read < MAX_READ {
+    let (mut shown, mut after, limit) = (Vec::new(), after, limit as usize);
+    for _ in 0..MAX_LOOKS {
         let found = state.engine.events_after(after, filter, READ_AT_ONCE).await?;
-        let is_last = found.len() < READ_AT_ONCE as usize;
-        read += found.len();
-        let seen = state.access.sees_events(caller, found.iter().map(|(_, event)| event)).await?;
-        for ((seq, event), is_seen) in found.into_iter().zip(seen) {
-            if shown.len() == limit as usize {
-                return Ok((shown, after));
-            }
-            after = seq;
-            if is_seen {
-                shown.push(EventInfo::new(seq, event));
-            }
-        }
-        if is_last {
+        let events = found.events.iter().map(|(_, event)| event);
+        let seen = state.access.sees_events(caller, events).await?;
+        let seen = found.events.into_iter().zip(seen);
+        let seen = seen.filter_map(|(event, is_seen)| is_seen.then_some(event));
+        let room = limit - shown.len();
+        shown.extend(seen.take(room));
+        after = match shown.last() {
+            Some((seq, _)) if shown.len() == limit => *seq,
+            _ => found.until,
+        };
+        if found.is_end || shown.len() == limit {
             break;
         }
     }
-    Ok((shown, after))
+    Ok((show(state, caller, shown).await?, after))
 }
 
-/// What happens from here on, until the client is to connect anew.
+/// What a caller is told of events that they see: where a table went only if they see it there.
+async fn show(
+    state: &AppState,
+    caller: &Caller,
+    mut events: Vec<(i64, Event)>,
+) -> Result<Vec<EventInfo>> {
+    let places: Vec<Option<TableId>> = events.iter().map(|(_, event)| new_id(event)).collect();
+    let ids: Vec<&TableId> = places.iter().flatten().collect();
+    let mut sees = state.access.sees_tables(caller, &ids).await?.into_iter();
+    for ((_, event), place) in events.iter_mut().zip(&places) {
+        if place.is_none() || sees.next() != Some(true) {
+            event.detail.remove(NEW_ID);
+        }
+    }
+    Ok(events.into_iter().map(|(seq, event)| EventInfo::new(seq, event)).collect())
+}
+
+fn new_id(event: &Event) -> Option<TableId> {
+    let names: Vec<String> = serde_json::from_value(event.detail.get(NEW_ID)?.clone()).ok()?;
+    TableId::from_list(&names).ok()
+}
+
+/// What happens from here on, until the client is to connect anew, or may not any more.
 fn follow(
     state: AppState,
     caller: Caller,
+    standing: Option<Standing>,
     after: i64,
     filter: Filter,
 ) -> impl Stream<Item = Result<Message, Infallible>> {
     let until = Instant::now() + STREAM;
     let pages = stream::unfold(after, move |after| {
         let (state, caller, filter) = (state.clone(), caller.clone(), filter.clone());
+        let standing = standing.clone();
         async move {
             while Instant::now() < until {
+                if let Some(standing) = &standing
+                    && let Err(error) = standing.confirm().await
+                {
+                    tracing::debug!(%error, "a stream of events ends: its caller may not go on");
+                    return None;
+                }
                 match page(&state, &caller, after, &filter, MAX_LIMIT).await {
-                    Ok((events, next)) if next > after => return Some((events, next)),
+                    Ok((events, next)) if next > after => return Some(((events, next), next)),
                     Ok(_) => {}
                     // The client asks again, and is told then.
                     Err(error) => {
@@ -184,11 +219,20 @@ fn follow(
             None
         }
     });
-    pages.flat_map(|events| {
-        stream::iter(events.into_iter().map(|event| {
+    let pages = pages.flat_map(|(events, next)| {
+        let is_said = events.last().is_some_and(|event| event.cursor() == next.to_string());
+        let place = (!is_said).then(|| here(next));
+        let messages = events.into_iter().map(|event| {
             let message = Message::default().id(event.cursor()).event(event.kind());
             // What is made of strings and numbers can be written.
-            Ok(message.json_data(&event).unwrap_or_default())
-        }))
-    })
+            message.json_data(&event).unwrap_or_default()
+        });
+        stream::iter(messages.chain(place).map(Ok))
+    });
+    stream::iter([Ok(here(after))]).chain(pages)
+}
+
+/// Tells a client only where it is, for when it connects anew.
+fn here(after: i64) -> Message {
+    Message::default().id(after.to_string())
 }

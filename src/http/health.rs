@@ -1,10 +1,14 @@
 //! The server itself: is it up, can it work, what does it serve.
 
+use std::time::Duration;
+
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
@@ -37,20 +41,51 @@ pub struct ReadyResponse {
     storage: &'static str,
 }
 
+/// For how long it is not looked again whether the server can work.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// How long the database and the storage may take to answer. Those who ask hardly wait longer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What was seen last of what the server works with. Nobody has to say who they are to ask, so that
+/// one look is for all who do.
+#[derive(Debug, Default)]
+pub struct Readiness(Mutex<Option<Seen>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    database: bool,
+    storage: bool,
+}
+
+async fn look(state: &AppState) -> Seen {
+    let mut last = state.readiness.0.lock().await;
+    if let Some(seen) = *last
+        && seen.at.elapsed() < KNOWN_FOR
+    {
+        return seen;
+    }
+    // Who has no connection left for requests is busy, and no less well than others.
+    let catalog = state.catalog.background();
+    let (database, storage) =
+        tokio::join!(timeout(PATIENCE, catalog.ping()), timeout(PATIENCE, state.lake.ping()));
+    let (database, storage) = (matches!(database, Ok(Ok(()))), matches!(storage, Ok(Ok(()))));
+    let seen = Seen { at: Instant::now(), database, storage };
+    *last = Some(seen);
+    seen
+}
+
 /// Say whether the database and the storage answer.
 #[utoipa::path(get, path = "/readyz", operation_id = "GetReadyz", tag = "Server",
     responses((status = 200, body = ReadyResponse),
         (status = 503, body = ReadyResponse, description = "Something does not answer")))]
 pub async fn get_readyz(State(state): State<AppState>) -> Response {
-    let (database, storage) = tokio::join!(state.catalog.ping(), state.lake.ping());
+    let Seen { database, storage, .. } = look(&state).await;
     let word = |up: bool| if up { "ok" } else { "unavailable" };
-    let all = database.is_ok() && storage.is_ok();
+    let all = database && storage;
     let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = ReadyResponse {
-        status: word(all),
-        database: word(database.is_ok()),
-        storage: word(storage.is_ok()),
-    };
+    let body =
+        ReadyResponse { status: word(all), database: word(database), storage: word(storage) };
     (status, Reply(body)).into_response()
 }
 

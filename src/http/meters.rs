@@ -4,11 +4,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
 use axum::response::Response;
 
 use super::body::{self, Beside, Kept};
 use super::document;
 use crate::telemetry::meters::{self, Label, Present};
+
+/// The methods that are told apart. A client may send any word for one.
+const METHODS: [Method; 7] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::PATCH,
+    Method::OPTIONS,
+];
 
 /// The name of what a request asks for: that of the OpenAPI document, else method and path of the
 /// route; `none` for what no operation has.
@@ -16,7 +28,8 @@ pub(super) fn operation_of(request: &Request) -> Label {
     let Some(path) = request.extensions().get::<MatchedPath>() else {
         return Label::const_str("none");
     };
-    let (method, path) = (request.method().as_str(), path.as_str());
+    let (method, path) = (request.method(), path.as_str());
+    let method = if METHODS.contains(method) { method.as_str() } else { "OTHER" };
     match names().get(&(method, path)) {
         Some(name) => Label::const_str(name),
         None => Label::from_shared(Arc::from(format!("{method} {path}"))),

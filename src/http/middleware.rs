@@ -12,15 +12,16 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, map_request};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::{TimeoutBody, TimeoutError};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::AppState;
+use super::access;
 use super::body::{self, Left};
 use super::error::{ApiError, failure_of, render};
 use super::extract::TablePath;
 use super::meters::{count_received, count_sent, operation_of};
+use super::pace;
 use crate::error::Error;
 use crate::model::Asked;
 use crate::telemetry::meters::{self, Present};
@@ -34,8 +35,6 @@ const PHALANX_VERSION: HeaderName = HeaderName::from_static("phalanx-version");
 const SPOKEN: HeaderValue = HeaderValue::from_static("0.6.0");
 /// A caller's own request id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-/// Where the identifier in a path is a table's.
-const TABLE_PATHS: [&str; 2] = ["/v1/table/", "/v1/materialized_view/"];
 /// A body up to this length is read before its request is looked at.
 const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 
@@ -53,7 +52,7 @@ pub(super) async fn unless_gone(
     next: Next,
 ) -> Response {
     let path = request.uri().path();
-    if !TABLE_PATHS.iter().any(|prefix| path.starts_with(prefix)) {
+    if !access::TABLES.iter().any(|prefix| path.starts_with(prefix)) {
         return next.run(request).await;
     }
     let began_us = state.engine.now_us();
@@ -136,25 +135,20 @@ async fn read_ahead(request: Request) -> Result<Request, ApiError> {
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
-/// Gives a body up of which nothing comes for so long.
+/// Gives a body up of which nothing comes for so long, or too little.
 fn give_up_after(client_timeout: Duration, request: Request) -> Request {
     request.map(|body| {
-        // Tower's own does not say how long it is.
+        // What keeps its pace does not say how long it is.
         let left = Left(body.size_hint().exact());
-        body::with(Body::new(TimeoutBody::new(client_timeout, body)), left)
+        body::with(pace::of(body, client_timeout), left)
     })
 }
 
 /// What became of a body that did not come to its end.
 pub(super) fn cut_off(error: &axum::Error) -> String {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<TimeoutError>() {
-            return "the body was given up: nothing of it came for too long".into();
-        }
-        cause = error.source();
-    }
-    "the body was cut off before its end".into()
+    let refused = || access::standing::refused(error);
+    let why = pace::given_up(error).or_else(refused);
+    why.unwrap_or_else(|| "the body was cut off before its end".into())
 }
 
 fn own_request_id() -> HeaderValue {

@@ -5,6 +5,7 @@ mod access;
 mod admission;
 pub mod arrow;
 mod body;
+mod dawdlers;
 pub mod distributed;
 pub mod error;
 pub mod events;
@@ -16,6 +17,7 @@ mod middleware;
 pub mod namespace;
 mod once;
 pub mod openapi;
+mod pace;
 mod rates;
 mod refusals;
 
@@ -38,11 +40,12 @@ use crate::catalog::Catalog;
 use crate::commit::{Behavior, Engine, Home, IfMissing};
 use crate::error::{Error, Result};
 use crate::lake::Lake;
-use crate::model::{Caller, NamespaceId, TableId};
+use crate::model::{Caller, NamespaceId, Object, TableId};
 
 pub use admission::Admission;
 use distributed::{commits, fragments, many, uploads};
 use extract::Database;
+pub use health::Readiness;
 use namespace::{
     backfills, batches, branches, changes, columns, data, dropped, indexes, namespaces, protection,
     rows, stats, tables, tags, transactions, versions, views,
@@ -65,6 +68,7 @@ pub struct Services {
     pub rates: Rates,
     pub unknown_databases: UnknownDatabases,
     pub refusals: Refusals,
+    pub readiness: Readiness,
     /// What has to come to its end even when its client hangs up.
     pub work: TaskTracker,
     /// Cancelled when the server takes no new work.
@@ -93,12 +97,17 @@ impl AppState {
     }
 
     /// Where a new table goes when the database is not there.
-    fn home_in(&self, database: &Database, id: &TableId) -> Home {
+    async fn home_in(&self, caller: &Caller, database: &Database, id: &TableId) -> Result<Home> {
         let is_top = database.namespace().as_ref() == Some(&id.namespace);
-        match self.unknown_databases {
-            UnknownDatabases::Made if is_top => Home::MadeOnDemand,
-            _ => Home::Known,
-        }
+        let is_made = is_top && self.makes_databases_for(caller).await?;
+        Ok(if is_made { Home::MadeOnDemand } else { Home::Known })
+    }
+
+    /// Whether a database that is not there is made. It is a namespace, so that only those make one who
+    /// may make it by name.
+    async fn makes_databases_for(&self, caller: &Caller) -> Result<bool> {
+        Ok(self.unknown_databases == UnknownDatabases::Made
+            && self.access.manages(caller, &Object::root()).await?)
     }
 
     /// What is asked of a namespace that is not there: the database itself is as good as empty before
@@ -125,7 +134,7 @@ impl AppState {
             Err(Error::NamespaceNotFound(id)) if database.namespace().as_ref() == Some(&id) => id,
             outcome => return outcome,
         };
-        if self.unknown_databases == UnknownDatabases::Refused {
+        if !self.makes_databases_for(caller).await? {
             return Err(Error::NamespaceNotFound(missing));
         }
         self.engine.make_if_missing(&missing, caller).await?;

@@ -124,6 +124,12 @@ fn takes(path: &str) -> Option<Takes> {
     WRITES.iter().find(|(known, _)| *known == path).map(|(_, takes)| *takes)
 }
 
+/// Whether the body of a request is rows, of any number.
+pub(super) fn takes_rows(request: &Request) -> bool {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    request.method() != Method::GET && path.and_then(takes) == Some(Takes::Stream)
+}
+
 /// Whether a request is to change something.
 pub(super) fn changes_something(method: &Method, path: &str) -> bool {
     method != Method::GET && method != Method::HEAD && takes(path).is_some()

@@ -6,6 +6,9 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{OpenApi, ToSchema};
 
@@ -36,7 +39,21 @@ struct Root;
 
 /// The document before the operations are added.
 pub(super) fn root() -> utoipa::openapi::OpenApi {
-    Root::openapi()
+    // By the names that the Lance Namespace specification gives them.
+    const BEARER: &str = "BearerAuth";
+    const API_KEY: &str = "ApiKeyAuth";
+    let mut root = Root::openapi();
+    let components = root.components.get_or_insert_default();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key, or a token of an issuer that the server knows"));
+    components.add_security_scheme(BEARER, SecurityScheme::Http(bearer.build()));
+    let api_key = ApiKeyValue::with_description("x-api-key", "An API key of this server");
+    components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(ApiKey::Header(api_key)));
+    let by = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
+    // A server without --auth asks for none.
+    root.security = Some(vec![by(BEARER), by(API_KEY), SecurityRequirement::default()]);
+    root
 }
 
 /// Says which JSON bodies may be left away: an empty one is read as `{}`, so a body is needed only

@@ -9,6 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::AppState;
@@ -26,6 +27,13 @@ const WAITING: usize = 10_000;
 const AT_ONCE: usize = 500;
 /// For how long others are waited for, to be written together.
 const GATHER: Duration = Duration::from_millis(200);
+/// How long it is waited after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often those are tried together that the catalog does not take, though it answers. Then each
+/// is tried alone.
+const TRIES: u32 = 5;
+/// For how long those are written that are left at the end.
+const LAST: Duration = Duration::from_secs(1);
 /// The longest sentence that is kept, in characters.
 const MAX_SENTENCE: usize = 300;
 
@@ -34,8 +42,9 @@ const MAX_SENTENCE: usize = 300;
 pub struct Refusals(mpsc::Sender<Event>);
 
 impl Refusals {
-    /// Answers what takes them, and the work of writing them down, which ends when `stop` is cancelled
-    /// and all that was taken is written.
+    /// Answers what takes them, and the work of writing them down. That ends soon after `stop` is
+    /// cancelled, which is to be when nobody is answered any more, with all that was taken written,
+    /// or counted.
     pub fn start(engine: Engine, stop: CancellationToken) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         (Self(sender), write_down(engine, receiver, stop))
@@ -49,27 +58,75 @@ impl Refusals {
 }
 
 async fn write_down(engine: Engine, mut taken: mpsc::Receiver<Event>, stop: CancellationToken) {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut failures) = (Vec::new(), 0);
+    while stop.run_until_cancelled(gather(&mut taken, &mut waiting)).await.is_some() {
+        if waiting.is_empty() {
+            continue;
+        }
+        let Err(error) = engine.record_events(&waiting).await else {
+            waiting.clear();
+            failures = 0;
+            continue;
+        };
+        // Where only the answer was lost they will be there twice, under the same ids.
+        tracing::warn!(%error, refusals = waiting.len(), "refusals are not written down yet");
+        failures += 1;
+        if failures >= TRIES && !matches!(error, Error::ServiceUnavailable(_)) {
+            write_each(&engine, std::mem::take(&mut waiting)).await;
+            failures = 0;
+        }
+        // What comes meanwhile waits, as far as there is room.
+        stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+    }
+    taken.close();
+    let until = Instant::now() + LAST;
     loop {
-        let some = stop.run_until_cancelled(taken.recv_many(&mut waiting, AT_ONCE)).await;
-        if some.is_some() {
-            stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
-        }
-        while waiting.len() < AT_ONCE
-            && let Ok(event) = taken.try_recv()
-        {
-            waiting.push(event);
-        }
-        if !waiting.is_empty()
-            && let Err(error) = engine.record_events(&waiting).await
-        {
-            tracing::warn!(%error, refusals = waiting.len(), "could not write refusals down");
-        }
-        let wrote = waiting.len();
-        waiting.clear();
-        if some.is_none() && wrote < AT_ONCE {
+        fill(&mut taken, &mut waiting);
+        if waiting.is_empty() {
             return;
         }
+        let written = tokio::time::timeout_at(until, engine.record_events(&waiting)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return lose(waiting.len() + taken.len());
+        }
+        waiting.clear();
+    }
+}
+
+/// Waits until there are some, and a moment for others to go with them.
+async fn gather(taken: &mut mpsc::Receiver<Event>, waiting: &mut Vec<Event>) {
+    if waiting.is_empty() {
+        taken.recv_many(waiting, AT_ONCE).await;
+        tokio::time::sleep(GATHER).await;
+    }
+    fill(taken, waiting);
+}
+
+fn fill(taken: &mut mpsc::Receiver<Event>, waiting: &mut Vec<Event>) {
+    while waiting.len() < AT_ONCE
+        && let Ok(event) = taken.try_recv()
+    {
+        waiting.push(event);
+    }
+}
+
+/// One that cannot be written does not keep others from it.
+async fn write_each(engine: &Engine, refusals: Vec<Event>) {
+    let mut lost = 0;
+    for event in refusals {
+        if engine.record_events(&[event]).await.is_err() {
+            lost += 1;
+        }
+    }
+    lose(lost);
+}
+
+fn lose(refusals: usize) {
+    if refusals > 0 {
+        tracing::error!(refusals, "refusals could not be written down");
+    }
+    for _ in 0..refusals {
+        meters::refusal_lost();
     }
 }
 

@@ -1,9 +1,9 @@
-//! Tells webhooks what happens: each event at least once, in the order of their numbers, and so in that
-//! of every table. Requests are signed as the Standard Webhooks specification says.
+//! Tells webhooks what happens: each event at least once, in the order of their numbers. Requests
+//! are signed as the Standard Webhooks specification says.
 //!
-//! How far a webhook was told is a row. One process at a time tells it, which says so every few seconds;
-//! when it falls silent, another goes on. What is not taken is sent again, for as long as it takes, and
-//! nothing that it was not told of is forgotten meanwhile.
+//! How far a webhook was told is a row. One process at a time tells it, which says so every few
+//! seconds; when it falls silent, another goes on. What is not taken is sent again, less of it at
+//! once, for as long as it takes, and nothing that it was not told of is forgotten meanwhile.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::model::{Event, EventInfo, NamespaceId, Object};
 
 /// How often it is looked for events.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many events a request tells of at most.
-const AT_ONCE: i64 = 100;
+/// How many events a request tells of at most, and how many are read for it.
+const AT_ONCE: usize = 100;
 /// For how long a process tells a webhook, unless it says again that it does.
 const HOLD: Duration = Duration::from_secs(60);
 /// How long an answer may take.
@@ -47,6 +47,36 @@ pub struct Webhook {
 #[derive(Serialize)]
 struct Message {
     events: Vec<EventInfo>,
+}
+
+/// What is kept between two requests.
+struct Pace {
+    /// How many events the next one tells of at most: what was too much for the receiver is sent in
+    /// parts.
+    most: usize,
+    /// The numbers after which and up to which the last one told, until it is certainly over: what
+    /// happened since is not put into it when it is sent again.
+    sent: Option<(i64, i64)>,
+    pause: Duration,
+}
+
+impl Pace {
+    /// That so many events were not taken.
+    fn slow_down(&mut self, events: usize) {
+        // What cannot be less is sent as it was.
+        if events > 1 {
+            (self.most, self.sent) = (events / 2, None);
+        }
+    }
+
+    fn go_on(&mut self) {
+        (self.most, self.sent, self.pause) = ((self.most + 1).min(AT_ONCE), None, LOOK);
+    }
+
+    fn wait_longer(&mut self) {
+        let is_first = self.pause == LOOK;
+        self.pause = if is_first { FIRST_PAUSE * 2 } else { (self.pause * 2).min(LONGEST_PAUSE) };
+    }
 }
 
 impl Webhook {
@@ -98,6 +128,30 @@ impl Webhook {
             ("webhook-signature", signature),
         ]
     }
+
+    /// # Errors
+    /// Why it was not taken.
+    async fn send(
+        &self,
+        client: &reqwest::Client,
+        id: &str,
+        message: &Message,
+        now_s: i64,
+    ) -> Result<(), String> {
+        let body = serde_json::to_string(message).map_err(|error| error.to_string())?;
+        let signed = self.sign(id, &body, now_s);
+        let mut request = client.post(self.url.clone()).header("content-type", "application/json");
+        for (name, value) in signed {
+            request = request.header(name, value);
+        }
+        // The URL may hold a secret.
+        let answer = request.body(body).send().await;
+        let answer = answer.map_err(|error| error.without_url().to_string())?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(format!("it answered {status}")),
+        }
+    }
 }
 
 /// Tells one webhook until it is stopped.
@@ -115,17 +169,17 @@ pub(super) async fn run(engine: Engine, webhook: Webhook, stop: CancellationToke
             return;
         }
     };
-    let mut pause = LOOK;
-    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-        let telling = tell(&engine, &webhook, &client, holder);
-        pause = match stop.run_until_cancelled(telling).await {
-            Some(Ok(())) => LOOK,
+    let mut pace = Pace { most: AT_ONCE, sent: None, pause: LOOK };
+    while stop.run_until_cancelled(tokio::time::sleep(pace.pause)).await.is_some() {
+        let telling = tell(&engine, &webhook, &client, holder, &mut pace);
+        match stop.run_until_cancelled(telling).await {
+            Some(Ok(())) => pace.pause = LOOK,
             Some(Err(why)) => {
                 tracing::warn!(webhook = webhook.name, why, "a webhook was not told; it will be");
-                if pause == LOOK { FIRST_PAUSE * 2 } else { (pause * 2).min(LONGEST_PAUSE) }
+                pace.wait_longer();
             }
             None => break,
-        };
+        }
     }
     if let Err(error) = engine.release_webhook(&webhook.name, holder).await {
         tracing::warn!(webhook = webhook.name, %error, "others wait to tell a webhook");
@@ -138,36 +192,46 @@ async fn tell(
     webhook: &Webhook,
     client: &reqwest::Client,
     holder: Uuid,
+    pace: &mut Pace,
 ) -> Result<(), String> {
     let failed = |error: Error| error.to_string();
     loop {
         let held = engine.hold_webhook(&webhook.name, holder, HOLD).await.map_err(failed)?;
         let Some(after) = held else { return Ok(()) };
-        let found =
-            engine.events_after(after, &Filter::default(), AT_ONCE).await.map_err(failed)?;
-        let Some((last, _)) = found.last() else { return Ok(()) };
-        let last = *last;
-        let wanted = found.into_iter().filter(|(_, event)| webhook.wants(event));
-        let events: Vec<EventInfo> =
-            wanted.map(|(seq, event)| EventInfo::new(seq, event)).collect();
-        if !events.is_empty() {
-            let body =
-                serde_json::to_string(&Message { events }).map_err(|error| error.to_string())?;
-            // The same when it is sent again.
+        let found = engine.events_after(after, &Filter::default(), AT_ONCE as i64).await;
+        let found = found.map_err(failed)?;
+        if found.until <= after {
+            return Ok(());
+        }
+        let before = pace.sent.filter(|(from, _)| *from == after);
+        let end = before.map_or(found.until, |(_, end)| end.min(found.until));
+        let wanted = found.events.into_iter();
+        let mut wanted: Vec<(i64, Event)> =
+            wanted.filter(|(seq, event)| *seq <= end && webhook.wants(event)).collect();
+        let last = if wanted.len() > pace.most {
+            wanted.truncate(pace.most);
+            wanted.last().map_or(end, |(seq, _)| *seq)
+        } else {
+            end
+        };
+        let (is_told, number) = (!wanted.is_empty(), wanted.len());
+        if is_told {
+            pace.sent = Some((after, last));
+            // The same when the same is sent again.
             let id = format!("{}_{after}_{last}", webhook.name);
+            let events = wanted.into_iter().map(|(seq, event)| EventInfo::new(seq, event));
+            let message = Message { events: events.collect() };
             let now_s = engine.now_us() / 1_000_000;
-            let mut request = client.post(webhook.url.clone()).body(body.clone());
-            request = request.header("content-type", "application/json");
-            for (name, value) in webhook.sign(&id, &body, now_s) {
-                request = request.header(name, value);
+            let sent = webhook.send(client, &id, &message, now_s).await;
+            if sent.is_err() {
+                pace.slow_down(number);
             }
-            // The URL may hold a secret.
-            let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
-            if !answer.status().is_success() {
-                return Err(format!("it answered {}", answer.status()));
-            }
+            sent?;
         }
         engine.advance_webhook(&webhook.name, holder, last).await.map_err(failed)?;
+        if is_told {
+            pace.go_on();
+        }
     }
 }
 

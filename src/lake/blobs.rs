@@ -1,6 +1,6 @@
 //! Blobs: values that stand beside their rows, and are read one by one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -186,7 +186,7 @@ impl Snapshot {
         }
         for batch in &found {
             match batch.columns().first().and_then(|column| column.as_struct_opt()) {
-                Some(descriptors) => self.check_places(column, descriptors)?,
+                Some(descriptors) => self.check_places(column, descriptors).await?,
                 None => return Err(Error::internal("opening blobs", "they have no descriptors")),
             }
         }
@@ -195,7 +195,7 @@ impl Snapshot {
 
     /// # Errors
     /// `InvalidInput` for a blob where this server does not read.
-    fn check_places(&self, column: &str, descriptors: &StructArray) -> Result<()> {
+    async fn check_places(&self, column: &str, descriptors: &StructArray) -> Result<()> {
         let part = |name: &str| descriptors.column_by_name(name);
         // Descriptors of the first kind, without these parts, are all of the table's own files.
         let (Some(kinds), Some(bases), Some(places)) =
@@ -211,18 +211,30 @@ impl Snapshot {
         let (Some(kinds), Some(bases), Some(places)) = parts else {
             return Err(Error::internal("opening blobs", "their descriptors are of other types"));
         };
-        let is_elsewhere = |row: usize| {
-            let is_absolute = descriptors.is_valid(row)
-                && kinds.is_valid(row)
-                && kinds.value(row) == BlobKind::External as u8
-                && bases.value(row) == 0;
-            let place = places.value(row);
-            is_absolute && !self.location.holds(place) && !self.lake.locations.may_hold(place)
+        let is_absolute = |row: &usize| {
+            descriptors.is_valid(*row)
+                && kinds.is_valid(*row)
+                && kinds.value(*row) == BlobKind::External as u8
+                && bases.value(*row) == 0
         };
-        if (0..descriptors.len()).any(is_elsewhere) {
-            return Err(Error::invalid_input(format!(
-                "a blob of the column '{column}' stands where this server does not read"
-            )));
+        let elsewhere = || {
+            Error::invalid_input(format!(
+                "a blob of the column '{column}' stands where this server does not read, or is \
+                 another table's"
+            ))
+        };
+        // Of the files in one folder all are of one table.
+        let mut one_of_each = HashMap::new();
+        for place in (0..descriptors.len()).filter(is_absolute).map(|row| places.value(row)) {
+            if !self.location.holds(place) && !self.lake.locations.may_hold(place) {
+                return Err(elsewhere());
+            }
+            one_of_each.insert(place.rsplit_once('/').map(|(folder, _)| folder), place);
+        }
+        for place in one_of_each.into_values() {
+            if !self.lake.may_refer(&self.location, place).await? {
+                return Err(elsewhere());
+            }
         }
         Ok(())
     }

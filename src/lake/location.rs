@@ -43,7 +43,7 @@ impl Location {
     }
 
     /// Whether a place that a manifest names is this folder or in it.
-    pub(super) fn holds(&self, place: &str) -> bool {
+    pub fn holds(&self, place: &str) -> bool {
         let place = place.strip_prefix("file://").unwrap_or(place).trim_end_matches('/');
         let is_plain = !place.split('/').any(|part| part == "." || part == "..")
             && !place.contains(['%', '?', '#', '\\']);
@@ -133,8 +133,9 @@ impl Locations {
     /// Reads a location that a caller gave. A relative one is taken from the storage root.
     ///
     /// # Errors
-    /// `InvalidInput` for an empty one, one with `..` or wildcards, and one that is not strictly
-    /// inside the storage root or an allowed prefix.
+    /// `InvalidInput` for an empty one, one with `..` or wildcards, one that is not strictly inside
+    /// the storage root or an allowed prefix, and one that holds a root: other tables come to stand
+    /// there.
     pub fn check(&self, raw: &str) -> Result<Location> {
         let refuse = |why: &str| Err(Error::invalid_input(format!("the location {why}")));
         if raw.trim().is_empty() {
@@ -170,11 +171,13 @@ impl Locations {
             None if path.starts_with('/') => Location(path.to_owned()),
             None => Location(format!("{}/{path}", self.root.0.trim_end_matches('/'))),
         };
-        if self.all().any(|prefix| location.is_inside(prefix)) {
-            Ok(location)
-        } else {
-            refuse("is not inside the storage root or a prefix that this server allows")
+        if !self.all().any(|prefix| location.is_inside(prefix)) {
+            return refuse("is not inside the storage root or a prefix that this server allows");
         }
+        if self.roots().any(|root| root.is_at_or_in(&location)) {
+            return refuse("holds a storage root of this server");
+        }
+        Ok(location)
     }
 }
 
@@ -273,6 +276,19 @@ mod tests {
         assert!(locations.check(&root).is_err());
         assert!(locations.check(&format!("{root}2/t")).is_err());
         assert!(locations.check(&format!("{root}/../x")).is_err());
+    }
+
+    #[test]
+    fn what_holds_a_root_is_no_table() {
+        let roots = ["s3://corp/lake/tables", "s3://corp/other"].map(Location::from_stored);
+        let [root, other] = roots;
+        let locations = Locations::new(root, vec![other], &["s3://corp".into()]).unwrap();
+        for raw in ["s3://corp/lake", "s3://corp/lake/tables", "s3://corp/other/"] {
+            assert!(locations.check(raw).is_err(), "{raw}");
+        }
+        for raw in ["s3://corp/lake/t", "s3://corp/lake/tables/t", "s3://corp/other2"] {
+            assert_eq!(locations.check(raw).unwrap().as_str(), raw);
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod inventory;
 mod location;
 mod maker;
 mod mark;
+mod neighbours;
 mod ordering;
 mod plan;
 mod probe;
@@ -79,6 +80,7 @@ pub use lance_io::object_store::WrappingObjectStore;
 pub use location::{Location, Locations};
 pub use maker::Maker;
 pub use mark::{MARK, Marked};
+pub use neighbours::Neighbours;
 pub use ordering::SortKey;
 pub use plan::Detail;
 pub use publish::{Change, Input, Prepared, Published, Rules};
@@ -144,6 +146,8 @@ pub struct Lake {
     memory: maker::Memory,
     /// Decides which manifest is which version, where storage does not.
     arbiter: Option<Arc<dyn Arbiter>>,
+    /// Keeps tables from referring to files of others.
+    neighbours: Option<Arc<dyn Neighbours>>,
 }
 
 impl Lake {
@@ -181,6 +185,7 @@ impl Lake {
             builders,
             memory,
             arbiter: None,
+            neighbours: None,
         };
         // Asking once at the start turns a misspelt root into an error at the start.
         for root in lake.locations.roots() {

@@ -46,14 +46,13 @@ impl Lake {
         if dataset.version_id() != version {
             return Err(Error::internal("opening a version", format!("{version} is not there")));
         }
-        let bases = dataset.manifest().base_paths.values();
-        if bases
-            .into_iter()
-            .any(|base| !location.holds(&base.path) && !self.locations.may_hold(&base.path))
-        {
-            return Err(Error::InvalidTableState(format!(
-                "version {version} refers to data where this server does not read"
-            )));
+        for base in dataset.manifest().base_paths.values() {
+            if !self.may_refer(location, &base.path).await? {
+                return Err(Error::InvalidTableState(format!(
+                    "version {version} refers to data where this server does not read, or of \
+                     another table"
+                )));
+            }
         }
         Ok(Snapshot {
             dataset: Arc::new(dataset),

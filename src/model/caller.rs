@@ -47,9 +47,9 @@ impl Caller {
         Self { groups: groups.into(), owns: true, ..Self::from_stored(name) }
     }
 
-    /// The same, who has the role that others get on what they make from above.
-    pub fn without_need_to_own(self) -> Self {
-        Self { owns: false, ..self }
+    /// The same, whether or not it gets a role of its own on what it makes.
+    pub fn who_owns(self, owns: bool) -> Self {
+        Self { owns, ..self }
     }
 
     /// Whether it gets a role of its own on what it makes.

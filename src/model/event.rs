@@ -236,7 +236,8 @@ pub struct EventInfo {
     /// The spec's number of the error, if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<u32>,
-    /// What else there is to say, such as the new name of a table.
+    /// What else there is to say, such as the new name of a table, or which versions were deleted: as
+    /// `ranges` up to and without their `end_version`, or as one around all; `count` is how many.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     #[schema(value_type = std::collections::HashMap<String, serde_json::Value>)]
     detail: serde_json::Map<String, serde_json::Value>,

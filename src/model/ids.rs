@@ -56,25 +56,28 @@ fn parse_parts(raw: &str, delimiter: &str) -> Result<Vec<Name>> {
     if delimiter.is_empty() {
         return Err(Invalid::new("the delimiter must not be empty"));
     }
-    if raw.len() > MAX_ID_BYTES {
-        return Err(too_long(raw.len()));
-    }
     if raw == delimiter {
         return Ok(Vec::new());
     }
-    raw.split(delimiter).map(Name::new).collect()
+    names(&raw.split(delimiter).collect::<Vec<_>>())
 }
 
-fn too_long(bytes: usize) -> Invalid {
-    Invalid::new(format!("the identifier has {bytes} bytes; at most {MAX_ID_BYTES} are allowed"))
-}
-
-fn from_list(parts: &[String]) -> Result<Vec<Name>> {
-    let bytes = parts.iter().map(|part| part.len() + 1).sum::<usize>();
+/// The names of an identifier. It is as long as they are, and one byte between each two of them, in
+/// whichever form it comes.
+fn names(parts: &[impl AsRef<str>]) -> Result<Vec<Name>> {
+    let between = parts.len().saturating_sub(1);
+    let bytes = parts.iter().map(|part| part.as_ref().len()).sum::<usize>() + between;
     if bytes > MAX_ID_BYTES {
-        return Err(too_long(bytes));
+        return Err(Invalid::new(format!(
+            "the identifier has {bytes} bytes; at most {MAX_ID_BYTES} are allowed"
+        )));
     }
-    parts.iter().map(Name::new).collect()
+    parts.iter().map(|part| Name::new(part.as_ref())).collect()
+}
+
+/// The names of a stored path, however many bytes: what was taken once can be read.
+fn stored_names(path: &str) -> Result<Vec<Name>> {
+    path.split(STORED_SEPARATOR).map(Name::new).collect()
 }
 
 /// The path of a namespace; empty for the root.
@@ -95,7 +98,7 @@ impl NamespaceId {
 
     /// From a list of names, as bodies carry it.
     pub fn from_list(parts: &[String]) -> Result<Self> {
-        from_list(parts).map(Self)
+        names(parts).map(Self)
     }
 
     /// From the form in which the catalog stores it.
@@ -103,7 +106,7 @@ impl NamespaceId {
         if path.is_empty() {
             return Ok(Self::root());
         }
-        path.split(STORED_SEPARATOR).map(Name::new).collect::<Result<_>>().map(Self)
+        stored_names(path).map(Self)
     }
 
     /// The form in which the catalog stores it: unique, and sorted with children after parents.
@@ -180,7 +183,12 @@ impl TableId {
 
     /// From a list of names, as bodies carry it.
     pub fn from_list(parts: &[String]) -> Result<Self> {
-        Self::from_names(from_list(parts)?)
+        Self::from_names(names(parts)?)
+    }
+
+    /// From the form in which the catalog stores it.
+    pub fn from_stored(path: &str) -> Result<Self> {
+        Self::from_names(stored_names(path)?)
     }
 
     fn from_names(mut names: Vec<Name>) -> Result<Self> {
@@ -237,6 +245,25 @@ mod tests {
         let id = NamespaceId::from_list(&["a$b".into(), "c/d".into(), "it's".into()]).unwrap();
         assert_eq!(NamespaceId::from_stored(&id.to_stored()).unwrap(), id);
         assert_eq!(NamespaceId::from_stored("").unwrap(), NamespaceId::root());
+    }
+
+    #[test]
+    fn an_identifier_is_as_long_in_every_form() {
+        let mut parts = vec!["x".repeat(MAX_NAME_BYTES); 4];
+        parts[3].truncate(MAX_ID_BYTES - 3 * MAX_NAME_BYTES - 3);
+        for delimiter in ["$", "::"] {
+            let id = TableId::parse(&parts.join(delimiter), delimiter).unwrap();
+            assert_eq!(TableId::from_list(&parts).unwrap(), id);
+            assert_eq!(TableId::from_stored(&id.to_stored()).unwrap(), id);
+            // In a database of LanceDB's clients it is longer, and read back all the same.
+            let namespace = id.namespace.under(Name::new("database").unwrap());
+            let longer = TableId { namespace, name: id.name };
+            assert_eq!(TableId::from_stored(&longer.to_stored()).unwrap(), longer);
+        }
+        parts[3].push('x');
+        assert!(TableId::from_list(&parts).is_err());
+        assert!(TableId::parse(&parts.join("$"), "$").is_err());
+        assert!(TableId::from_stored("").is_err());
     }
 
     /// Any text, and such as identifiers are made of.

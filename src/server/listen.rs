@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -12,7 +13,9 @@ use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 use tokio_io_timeout::TimeoutStream;
 
 use crate::error::{Error, Result};
@@ -41,11 +44,17 @@ pub(super) async fn serve(
     // A router as it is would be copied as a whole for each connection.
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
-        None => server.serve(service).await,
+        None => {
+            let server = server.map(|plain| Attentive { inner: plain, patience: client_timeout });
+            server.serve(service).await
+        }
         Some(tls) => {
             let config = tls.config.clone();
-            let serving =
-                server.map(|plain| RustlsAcceptor::new(config).acceptor(plain)).serve(service);
+            let server = server.map(|plain| Attentive {
+                inner: RustlsAcceptor::new(config).acceptor(plain),
+                patience: client_timeout,
+            });
+            let serving = server.serve(service);
             tokio::select! {
                 served = serving => served,
                 () = tls.follow() => Ok(()),
@@ -74,6 +83,99 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Patient {
             stream.set_write_timeout(Some(client_timeout));
             Ok((Box::pin(stream), service))
         })
+    }
+}
+
+/// What a client of HTTP/2 says first.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Takes connections as another does, behind TLS where that is TLS. A client that does not come to
+/// say which version of HTTP it speaks is given up: nothing else limits how long that may take.
+#[derive(Debug, Clone)]
+struct Attentive<A> {
+    inner: A,
+    patience: Duration,
+}
+
+impl<A, S> Accept<TcpStream, S> for Attentive<A>
+where
+    A: Accept<TcpStream, S>,
+    A::Stream: 'static,
+    A::Service: 'static,
+    A::Future: Send + 'static,
+{
+    type Stream = Beginning<A::Stream>;
+    type Service = A::Service;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, A::Service)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let (accepted, patience) = (self.inner.accept(stream, service), self.patience);
+        Box::pin(async move {
+            let (stream, service) = accepted.await?;
+            let awaited = Some((Box::pin(tokio::time::sleep(patience)), 0));
+            Ok((Beginning { stream, awaited }, service))
+        })
+    }
+}
+
+/// A connection of which nothing can be read any more when its version is not known in time.
+struct Beginning<S> {
+    stream: S,
+    /// The end of that time, and how much has come of [`HTTP2`]; nothing once the version is known.
+    awaited: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Beginning<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some((end, known)) = &mut this.awaited else { return read };
+        if read.is_pending() {
+            ready!(end.as_mut().poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let (came, expected) = (&buffer.filled()[before..], &HTTP2[*known..]);
+        if came.len() < expected.len() && expected.starts_with(came) {
+            *known += came.len();
+        } else {
+            this.awaited = None;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Beginning<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -13,11 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Issuer, Keeper};
 use crate::catalog::Catalog;
-use crate::commit::{CatalogArbiter, Engine, Lifetimes, Versioning};
+use crate::commit::{CatalogArbiter, CatalogNeighbours, Engine, Lifetimes, Versioning};
 use crate::config::{self, CommitArbiter, Settings, StorageProfile, TokenIssuer, Vending};
 use crate::error::{Error, Result};
 use crate::http::{
-    Admission, AppState, Limits, Rates, Refusals, Services, UnknownDatabases, router,
+    Admission, AppState, Limits, Rates, Readiness, Refusals, Services, UnknownDatabases, router,
 };
 use crate::jobs::{self, Duties};
 use crate::lake::{self, Lake, Place, WrappingObjectStore};
@@ -88,15 +88,16 @@ pub async fn run_with(
         _ => return Err(Error::invalid_input("TLS takes both a certificate and its key")),
     };
     let webhooks = settings.webhooks.iter().map(webhook).collect::<Result<_>>()?;
-    let stop = CancellationToken::new();
-    let (state, refusals) = build(parts, &settings, stop.clone()).await?;
+    // That no new work is taken, and that nobody is answered any more.
+    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    let (state, refusals) = build(parts, &settings, stop.clone(), over.clone()).await?;
     ready(first_key(&state).await?.as_deref());
     // Jobs, and writes whose clients hung up.
     let work = state.work.clone();
     let (gc_interval, event_retention) = (settings.gc_interval, settings.event_retention);
     let duties = Duties { gc_interval, event_retention, webhooks };
     jobs::start(state.engine.in_background(), duties, stop.clone(), &work);
-    work.spawn(refusals);
+    let refusals = tokio::spawn(refusals);
     let (catalog, engine) = (state.catalog.clone(), state.engine.clone());
     let access = state.access.clone();
     let stopped = stop.clone();
@@ -130,6 +131,7 @@ pub async fn run_with(
             () = stopping => Ok(()),
         };
         stop.cancel();
+        over.cancel();
         work.close();
         work.wait().await;
         served
@@ -141,9 +143,17 @@ pub async fn run_with(
             Ok(())
         }
     };
-    match tokio::time::timeout(Duration::from_secs(2), engine.release_jobs()).await {
+    over.cancel();
+    let (released, written) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(2), engine.release_jobs()),
+        tokio::time::timeout(Duration::from_secs(2), refusals),
+    );
+    match released {
         Ok(Ok(())) => {}
         outcome => tracing::warn!(?outcome, "jobs that still ran wait for their lease"),
+    }
+    if !matches!(written, Ok(Ok(()))) {
+        tracing::warn!("what was refused last may not be written down");
     }
     // What was cut off may hold connections still.
     let _ = tokio::time::timeout(Duration::from_secs(2), catalog.close()).await;
@@ -179,6 +189,7 @@ async fn build(
     parts: Parts,
     settings: &Settings,
     stopping: CancellationToken,
+    over: CancellationToken,
 ) -> Result<(AppState, impl Future<Output = ()> + use<>)> {
     let catalog = Catalog::open(&settings.database, settings.max_connections).await?;
     match settings.migrate {
@@ -200,12 +211,13 @@ async fn build(
         max_body_bytes: settings.max_body_bytes,
         max_batch_bytes: settings.max_batch_bytes,
     };
-    let admission =
-        Admission::new(settings.max_requests, settings.max_upload_bytes, settings.request_timeout);
+    let Settings { max_requests, max_upload_bytes, .. } = *settings;
+    let Settings { request_timeout, client_timeout, .. } = *settings;
+    let admission = Admission::new(max_requests, max_upload_bytes, request_timeout, client_timeout);
     let rates = Rates::new(settings.rate_limit, settings.rate_burst);
     let unknown_databases =
         if settings.create_databases { UnknownDatabases::Made } else { UnknownDatabases::Refused };
-    let (refusals, writing) = Refusals::start(engine.in_background(), stopping.clone());
+    let (refusals, writing) = Refusals::start(engine.in_background(), over);
     let state = AppState::new(Services {
         catalog,
         lake,
@@ -216,6 +228,7 @@ async fn build(
         rates,
         unknown_databases,
         refusals,
+        readiness: Readiness::default(),
         work,
         stopping,
     });
@@ -323,6 +336,12 @@ async fn engine(
     let lake = Lake::open(main, profiles, &settings.allow_locations, parts.storage).await?;
     let lake = if has_arbiter {
         lake.arbitrated_by(Arc::new(CatalogArbiter::new(catalog.clone(), clock.clone())))
+    } else {
+        lake
+    };
+    // Where everybody may read everything, a table may refer to whatever is there.
+    let lake = if settings.auth {
+        lake.among(Arc::new(CatalogNeighbours::new(catalog.clone())))
     } else {
         lake
     };

@@ -81,7 +81,7 @@ fn describe() {
     describe_counter!(SENT, Unit::Bytes, "The bodies of answers");
     describe_counter!(TURNED_AWAY, "Requests that were refused because of load, by the limit");
     describe_counter!(VERSIONS, "Versions that were recorded, by who put them and operation");
-    describe_counter!(REFUSALS_LOST, "Refusals that were not written down: too many at once");
+    describe_counter!(REFUSALS_LOST, "Refusals that could not be written down");
     describe_histogram!(GROUP_SIZE, "How many commits share a version");
     describe_counter!(CONFLICTS, "Changes that were refused because of what others committed");
     describe_counter!(WENT_AGAIN, "Changes that were made anew because others were faster");
@@ -169,7 +169,7 @@ pub fn turned_away(limit: &'static str) {
     counter!(TURNED_AWAY, "limit" => limit).increment(1);
 }
 
-/// A refusal that was not written down, since too many waited.
+/// A refusal that could not be written down, such as one of too many that waited.
 pub fn refusal_lost() {
     counter!(REFUSALS_LOST).increment(1);
 }

@@ -191,25 +191,31 @@ fn refusal(least: Least, who: &Who) -> Option<u16> {
     }
 }
 
-async fn key_of(server: &TestServer, principal: &str) -> String {
+pub async fn key_of(server: &TestServer, principal: &str) -> String {
     let made = server.post("/v1/access/keys/create", json!({"principal": principal})).await.ok();
     text(&made, "api_key")
 }
 
-async fn grant(server: &TestServer, principal: &str, role: &str, on: Value) -> Reply {
+pub async fn grant(server: &TestServer, principal: &str, role: &str, on: Value) -> Reply {
     let mut body = json!({"principal": principal, "role": role});
     body.as_object_mut().expect("an object").extend(on.as_object().expect("an object").clone());
     server.post("/v1/access/grants/create", body).await
 }
 
 /// Sends as somebody, in whose place the server's first admin is not.
-async fn send_as(server: &TestServer, key: &str, method: Method, path: &str, body: Value) -> Reply {
+pub async fn send_as(
+    server: &TestServer,
+    key: &str,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> Reply {
     let request = server.bare_request(method, path).header("x-api-key", key);
     let request = if body.is_null() { request } else { request.json(&body) };
     server.send(request).await
 }
 
-async fn post_as(server: &TestServer, key: &str, path: &str, body: Value) -> Reply {
+pub async fn post_as(server: &TestServer, key: &str, path: &str, body: Value) -> Reply {
     send_as(server, key, Method::POST, path, body).await
 }
 

@@ -196,6 +196,8 @@ async fn health_is_told_by_the_exit_status() {
     }
     std::fs::remove_dir_all(home.path().join("tiltyard-data/lake")).expect("the lake");
     std::fs::write(home.path().join("tiltyard-data/lake"), "no folder").expect("a file");
+    // What it saw last it answers for a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let told = output(home.path(), &["health", "--url", &base, "--ready"]);
     assert!(!told.status.success() && said(&told).contains("storage"), "{}", said(&told));
     assert!(output(home.path(), &["health", "--url", &base]).status.success());

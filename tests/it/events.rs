@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::SinkExt;
+use futures::channel::mpsc;
 use futures::future::join_all;
-use reqwest::Method;
+use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use tiltyard::config::{Settings, Webhook};
 
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::code::*;
+use crate::support::faults::{Fault, Faults, Step, as_object_store};
 use crate::support::listener::Listener;
-use crate::support::{Backend, TestServer, assert_error, namespace, strings, table, text};
+use crate::support::upkeep::{literal, make_old, sql};
+use crate::support::{
+    Backend, TestServer, assert_error, files_under, foreign, namespace, strings, table, text,
+};
 
 /// All events that a query answers, by pages of this size.
 async fn events_by(server: &TestServer, key: Option<&str>, query: &str, limit: u32) -> Vec<Value> {
@@ -175,8 +181,158 @@ on! { keeping; sqlite: Sqlite, postgres: Postgres;
 }
 
 both! {
-    /// Whoever reads on after a cursor sees everything once, in the order of each table's versions,
-    /// however many write meanwhile, at either of two servers.
+    /// What is refused may have names as long as can be, and longer ones within a database.
+    async fn names_of_any_length_are_told(server: TestServer) {
+        let (name, last) = ("n".repeat(512), "t".repeat(2048 - 3 * 513));
+        let id = [name.as_str(), &name, &name, &last].join("$");
+        assert_eq!(id.len(), 2048);
+        let database = "d".repeat(512);
+        let request = || server.request(Method::POST, &table(&id, "drop")).json(&json!({}));
+        assert_eq!(server.send(request()).await.status, 404);
+        let within = request().header("x-lancedb-database", &database);
+        assert_eq!(server.send(within).await.status, 404);
+        let refused = until_there("two refusals", async || {
+            let found = events(&server, "kind=request.refused").await;
+            (found.len() == 2).then_some(found)
+        });
+        let told: Vec<String> =
+            refused.await.iter().map(|event| strings(&event["table"]).join("$")).collect();
+        assert_eq!(told, [id.clone(), format!("{database}${id}")]);
+        assert_eq!(events(&server, &format!("table={id}")).await.len(), 1);
+    }
+}
+
+both! {
+    /// One that a newer server wrote, or that is broken, keeps nobody from the others.
+    async fn what_cannot_be_read_is_stepped_over(server: TestServer) {
+        for name in ["a", "b", "c", "d"] {
+            server.create_namespace(name).await;
+        }
+        let database = server.database();
+        sql(database, "UPDATE events SET detail = 'no JSON' WHERE path = 'b'").await;
+        sql(database, "UPDATE events SET kind = 'moon.landed' WHERE path = 'c'").await;
+        for limit in [1, 1000] {
+            let told = events_by(&server, None, "", limit).await;
+            let names: Vec<String> =
+                told.iter().map(|event| strings(&event["namespace"]).join("$")).collect();
+            assert_eq!(names, ["a", "d"]);
+        }
+    }
+}
+
+both! {
+    /// Not in that of their ids, which clocks make. Versions that were recorded late are put right.
+    async fn events_come_in_the_order_in_which_they_were_written(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        for value in 1..4 {
+            server.insert("ns$t", &batch_ab(value..value + 1)).await;
+        }
+        let first = json!({"ranges": [{"start_version": 1, "end_version": 2}]});
+        server.post(&table("ns$t", "version/delete"), first).await.ok();
+        server.insert("ns$t", &batch_ab(4..5)).await;
+        let database = server.database();
+        let late = literal(database, uuid::Uuid::max());
+        let ahead = format!("UPDATE events SET event_id = {late} WHERE kind = 'namespace.created'");
+        sql(database, &ahead).await;
+        let created = "UPDATE events SET version = 6 - version WHERE kind = 'version.created'";
+        sql(database, &format!("{created} AND version IN (2, 4)")).await;
+        // As if all had been deleted, so that they count from 1 again.
+        sql(database, "UPDATE events SET version = 1 WHERE version = 5").await;
+        let told = events(&server, "").await;
+        assert_eq!(kinds(&told), [
+            "namespace.created", "table.created", "version.created", "version.created",
+            "version.created", "version.created", "version.deleted", "version.created",
+        ]);
+        let versions = told.iter().filter_map(|event| event["version"].as_u64());
+        assert_eq!(versions.collect::<Vec<_>>(), [1, 2, 3, 4, 1]);
+        let ranges = json!([{"start_version": 1, "end_version": 2}]);
+        assert_eq!(told[6]["detail"], json!({"count": 1, "ranges": ranges}));
+    }
+}
+
+both! {
+    /// However little a caller asks for, one page looks through so many and no more.
+    async fn a_page_looks_only_so_far(server: TestServer) {
+        server.create_namespace("first").await;
+        assert_eq!(events(&server, "").await.len(), 1);
+        let database = server.database();
+        let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30) \
+            INSERT INTO events (event_id, seq, at_us, kind, object, path, principal, detail) \
+            SELECT event_id, i * 5000, at_us, kind, object, path, principal, detail \
+            FROM events, n WHERE seq = 1";
+        sql(database, many).await;
+        sql(database, "UPDATE event_numbers SET last_seq = 150000").await;
+        server.with_declared("ns$t").await;
+        let page = async |query: &str| {
+            let page = server.get(&format!("/v1/events?{query}")).await.ok();
+            (page["events"].as_array().expect("events").len(), text(&page, "cursor"))
+        };
+        let none = "principal=nobody";
+        // That of a table is found at once, wherever it is.
+        assert_eq!(page("table=ns$t").await, (1, "150002".to_owned()));
+        assert_eq!(page(none).await, (0, "104999".to_owned()));
+        for cursor in ["104999", "150002"] {
+            let query = format!("{none}&cursor={cursor}");
+            assert_eq!(page(query.as_str()).await, (0, "150002".to_owned()));
+        }
+        assert_eq!(events(&server, "").await.len(), 1 + 30 + 2);
+        // What was forgotten nobody has to step through.
+        sql(database, "DELETE FROM events WHERE seq < 140000").await;
+        assert_eq!(page(none).await, (0, "150002".to_owned()));
+        assert_eq!(events(&server, "").await.len(), 3 + 2);
+    }
+}
+
+both! {
+    /// A version that is found happens when it is found, however old it is.
+    async fn what_is_found_happens_now(server: TestServer) {
+        let location = server.with_table("ns$t", 1).await;
+        let folder = foreign::folder(&location).join("_versions");
+        let before = files_under(&folder);
+        foreign::append(&location, batch_ab(1..3)).await;
+        let files = files_under(&folder).into_iter().filter(|file| !before.contains(file));
+        files.for_each(|file| make_old(&file));
+        assert_eq!(server.count("ns$t").await, 3);
+        let told = events(&server, "table=ns$t").await;
+        let [created, .., found] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&found["kind"], &found["version"]), (&json!("version.found"), &json!(2)));
+        assert!(found["at_millis"].as_i64() >= created["at_millis"].as_i64(), "{told:?}");
+    }
+}
+
+/// What storage did is told, though nobody waits for the answer any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_is_told_of_though_its_client_left() {
+    let faults = Faults::default();
+    let server = TestServer::spawn_of(Backend::Sqlite, faults.parts(), as_object_store).await;
+    let server = server.expect("SQLite is always there");
+    server.with_table("ns$tag_t", 1).await;
+    let changes =
+        |step: &Step| step.path.contains("tags/") && !["get", "head", "list"].contains(&step.what);
+    for (operation, kind) in
+        [("create", "tag.created"), ("update", "tag.updated"), ("delete", "tag.deleted")]
+    {
+        let rule = faults.lay_at("tag", changes, Fault::FreezeAfter);
+        let path = table("ns$tag_t", &format!("tags/{operation}"));
+        let request = server.request(Method::POST, &path);
+        let client = tokio::spawn(request.json(&json!({"tag": "good", "version": 1})).send());
+        assert!(rule.fired_or(std::future::pending()).await, "{operation}");
+        client.abort();
+        let _ = client.await;
+        // The server has seen by then that the client is gone.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(rule);
+        until_there(kind, async || {
+            let told = events(&server, &format!("kind={kind}")).await;
+            (told.len() == 1).then_some(())
+        })
+        .await;
+    }
+}
+
+both! {
+    /// Whoever reads on after a cursor sees everything once, however many write meanwhile, at
+    /// either of two servers.
     async fn nothing_is_missed(server: TestServer) {
         let other = server.beside().await;
         let tables = ["a$t", "a$u", "b$t"];
@@ -238,8 +394,20 @@ fn messages(text: &str) -> Vec<(String, Value)> {
         .collect()
 }
 
+/// The ids of the messages, of those too that are nothing else.
+fn ids(text: &str) -> Vec<u64> {
+    let blocks = text.split_inclusive("\n\n").filter(|block| block.ends_with("\n\n"));
+    let lines = blocks.flat_map(str::lines);
+    lines.filter_map(|line| line.strip_prefix("id:")?.trim().parse().ok()).collect()
+}
+
 /// Reads a stream until it has so many messages.
 async fn follow(server: &TestServer, last: Option<&str>, number: usize) -> Vec<(String, Value)> {
+    messages(&hear(server, last, |text| messages(text).len() >= number).await)
+}
+
+/// Reads a stream until that is enough.
+async fn hear(server: &TestServer, last: Option<&str>, is_enough: impl Fn(&str) -> bool) -> String {
     let request = server.request(Method::GET, "/v1/events?kind=version");
     let mut request = request.header("accept", "text/event-stream");
     if let Some(last) = last {
@@ -249,11 +417,11 @@ async fn follow(server: &TestServer, last: Option<&str>, number: usize) -> Vec<(
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let mut text = String::new();
     let reading = async {
-        while messages(&text).len() < number {
+        while !is_enough(&text) {
             let chunk = answer.chunk().await.expect("more").expect("more");
             text.push_str(std::str::from_utf8(&chunk).expect("text"));
         }
-        messages(&text)
+        text
     };
     tokio::time::timeout(Duration::from_secs(30), reading).await.expect("in time")
 }
@@ -274,6 +442,67 @@ both! {
         assert_eq!(versions, [2, 3, 4]);
         let again = follow(&server, Some(&heard[0].0), 2).await;
         assert_eq!(again, heard[1..]);
+    }
+}
+
+both! {
+    /// Who was told of nothing yet misses nothing either.
+    async fn a_stream_says_where_it_is(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        let act = async {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            // Nothing that is asked for.
+            server.create_namespace("other").await;
+        };
+        let (heard, ()) = tokio::join!(hear(&server, None, |text| ids(text).len() >= 2), act);
+        assert!(!heard.contains("data:"), "{heard}");
+        let places = ids(&heard);
+        assert!(places[0] < places[1], "{heard}");
+        server.insert("ns$t", &batch_ab(1..2)).await;
+        for place in places {
+            let missed = follow(&server, Some(&place.to_string()), 1).await;
+            assert_eq!(missed[0].1["version"], 2);
+        }
+    }
+}
+
+on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
+    async fn a_stream_ends_with_the_key(server: TestServer) {
+        let made = server.post("/v1/access/keys/create", json!({"principal": "anna"})).await.ok();
+        let request = server.bare_request(Method::GET, "/v1/events");
+        let request = request.header("accept", "text/event-stream");
+        let request = request.header("x-api-key", text(&made, "api_key"));
+        let mut answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.chunk().await.expect("a beginning").expect("a beginning");
+        server.delete(&format!("/v1/access/keys/{}", text(&made, "key_id"))).await.ok();
+        let ending = async { while let Ok(Some(_)) = answer.chunk().await {} };
+        tokio::time::timeout(Duration::from_secs(20), ending).await.expect("it ends");
+    }
+}
+
+both! {
+    /// What is refused while the server comes to its end is written down too.
+    async fn the_last_refusals_are_told(server: TestServer) {
+        let mut server = server;
+        server.with_table("ns$t", 1).await;
+        let other = server.beside().await;
+        let (mut sender, receiver) = mpsc::channel::<Result<Vec<u8>, std::io::Error>>(4);
+        let request = server.arrow_request(&table("ns$t", "insert"));
+        let upload = tokio::spawn(request.body(Body::wrap_stream(receiver)).send());
+        sender.send(Ok(b"no ".to_vec())).await.expect("the beginning");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.begin_shutdown();
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        sender.send(Ok(b"Arrow stream at all".to_vec())).await.expect("the rest");
+        drop(sender);
+        let answer = upload.await.expect("a task").expect("an answer");
+        assert_eq!(answer.status(), 400);
+        drop(answer);
+        assert!(server.wait_until_down(), "the server does not stop");
+        let refused = events(&other, "kind=request.refused").await;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0]["operation"], "InsertIntoTable");
     }
 }
 
@@ -360,6 +589,29 @@ on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
     }
 }
 
+on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
+    /// Not even by the event that tells of its leaving.
+    async fn a_place_that_one_may_not_see_is_not_told(server: TestServer) {
+        server.with_table("ns$t", 1).await;
+        server.create_namespace("other").await;
+        let grant = json!({"principal": "anna", "role": "reader", "namespace": ["ns"]});
+        server.post("/v1/access/grants/create", grant).await.ok();
+        let made = server.post("/v1/access/keys/create", json!({"principal": "anna"})).await.ok();
+        server.post(&table("ns$t", "rename"), json!({"new_table_name": "u"})).await.ok();
+        let away = json!({"new_table_name": "v", "new_namespace_id": ["other"]});
+        server.post(&table("ns$u", "rename"), away).await.ok();
+        let (near, far) = (json!({"new_id": ["ns", "u"]}), json!({"new_id": ["other", "v"]}));
+        let details = |events: &[Value]| -> Vec<Value> {
+            events.iter().map(|event| event["detail"].clone()).collect()
+        };
+        let key = text(&made, "api_key");
+        let by_anna = events_by(&server, Some(&key), "kind=table.renamed", 1000).await;
+        assert_eq!(details(&by_anna), [near.clone(), Value::Null]);
+        let by_admin = events(&server, "kind=table.renamed").await;
+        assert_eq!(details(&by_admin), [near, far]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_events_are_forgotten() {
     let configure = |settings: &mut Settings| {
@@ -385,6 +637,73 @@ mod webhooks {
         Webhook { url, secret, ..Webhook::default() }
     }
 
+    /// A server that tells this one.
+    async fn telling(listener: &Listener) -> TestServer {
+        let hooks = BTreeMap::from([("hook".to_owned(), hook(listener))]);
+        let configure = move |settings: &mut Settings| settings.webhooks = hooks.clone();
+        let server = TestServer::spawn_with(Backend::Sqlite, configure).await;
+        let server = server.expect("SQLite is always there");
+        until_it_hears(&server, listener).await;
+        server
+    }
+
+    /// Makes something happen until it is told, as all is from the first look on.
+    async fn until_it_hears(server: &TestServer, listener: &Listener) {
+        until_there("the first", async || {
+            if listener.events().is_empty() {
+                server.create_namespace("first").await;
+                server.post(&namespace("first", "drop"), json!({})).await.ok();
+            }
+            (!listener.events().is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the newest that is recorded was heard. Answers all that was.
+    async fn heard_to_the_end(server: &TestServer, listener: &Listener) -> Vec<Value> {
+        until_there("the last", async || {
+            let (heard, recorded) = (listener.events(), events(server, "").await);
+            (heard.last() == recorded.last()).then_some(heard)
+        })
+        .await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_small_receiver_is_told_less_at_once() {
+        let small = Listener::start().await;
+        let server = telling(&small).await;
+        let first = heard_to_the_end(&server, &small).await.len();
+        small.take_at_most(3);
+        for number in 0..12 {
+            server.create_namespace(&format!("n{number}")).await;
+        }
+        let heard = heard_to_the_end(&server, &small).await;
+        assert_eq!(heard.len(), first + 12);
+        let recorded = events(&server, "").await;
+        assert_eq!(heard, recorded[recorded.len() - heard.len()..], "each, in order");
+        let asked = small.asked();
+        assert!(asked.iter().any(|(_, events)| *events > 3), "{asked:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_sent_again_is_the_same() {
+        let listener = Listener::start().await;
+        let server = telling(&listener).await;
+        heard_to_the_end(&server, &listener).await;
+        let before = listener.asked().len();
+        listener.be_deaf(2);
+        server.create_namespace("one").await;
+        let is_tried = async || (listener.asked().len() > before).then_some(());
+        until_there("a first try", is_tried).await;
+        server.create_namespace("two").await;
+        let heard = heard_to_the_end(&server, &listener).await;
+        let asked = listener.asked();
+        let [first, second, third, ..] = &asked[before..] else { panic!("{asked:?}") };
+        assert_eq!((first, first), (second, third), "twice in vain");
+        assert_eq!(first.1, 1);
+        assert_eq!(strings(&heard[heard.len() - 1]["namespace"]), ["two"]);
+    }
+
     /// Both are told everything, though one does not listen at first, and whoever told it goes away.
     async fn check(backend: Backend) {
         let (all, some) = (Listener::start().await, Listener::start().await);
@@ -397,17 +716,7 @@ mod webhooks {
         let configure = move |settings: &mut Settings| settings.webhooks = hooks.clone();
         let Some(mut server) = TestServer::spawn_with(backend, configure).await else { return };
         let other = server.beside().await;
-        // From its first look on.
-        server.create_namespace("first").await;
-        until_there("the first", async || {
-            let _ = other.post_empty(&namespace("first", "exists")).await;
-            if all.events().is_empty() {
-                server.post(&namespace("first", "drop"), json!({})).await;
-                server.create_namespace("first").await;
-            }
-            (!all.events().is_empty()).then_some(())
-        })
-        .await;
+        until_it_hears(&server, &all).await;
         all.be_deaf(2);
         for id in ["a$t", "b$t"] {
             server.with_table(id, 1).await;

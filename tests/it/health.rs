@@ -1,21 +1,30 @@
 //! Liveness, readiness, capabilities, the pages, and a stop that loses nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::SinkExt;
 use futures::channel::mpsc;
-use reqwest::Body;
+use futures::future::join_all;
+use reqwest::{Body, Method};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
+use tiltyard::config::Settings;
 
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::code::*;
-use crate::support::{Backend, TestServer, assert_error_in, foreign, table};
+use crate::support::{Backend, Reply, TestServer, assert_error_in, foreign, table};
 
 both! {
     async fn a_fresh_server_is_healthy_and_ready(server: TestServer) {
         server.get("/healthz").await.ok();
         server.get("/readyz").await.ok();
     }
+}
+
+/// What is answered by `/readyz` once it has looked again.
+async fn readiness(server: &TestServer) -> Reply {
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    server.get("/readyz").await
 }
 
 /// Ready means that the database answers; alive does not.
@@ -26,7 +35,7 @@ async fn without_its_database_a_server_is_not_ready() {
     };
     server.get("/readyz").await.ok();
     server.database().remove().await;
-    let reply = server.get("/readyz").await;
+    let reply = readiness(&server).await;
     assert_eq!(reply.status, 503, "{}", reply.text());
     let text = reply.text().to_lowercase();
     assert!(text.contains("database"), "which one? {text}");
@@ -42,7 +51,7 @@ both! {
         server.get("/readyz").await.ok();
         std::fs::remove_dir_all(server.lake()).expect("the lake's folder");
         std::fs::write(server.lake(), "no folder").expect("a file in its place");
-        let reply = server.get("/readyz").await;
+        let reply = readiness(&server).await;
         assert_eq!(reply.status, 503, "{}", reply.text());
         let text = reply.text().to_lowercase();
         assert!(text.contains("storage"), "which one? {text}");
@@ -53,8 +62,42 @@ both! {
         server.get("/healthz").await.ok();
         std::fs::remove_file(server.lake()).expect("the file");
         std::fs::create_dir_all(server.lake()).expect("the lake's folder");
-        server.get("/readyz").await.ok();
+        readiness(&server).await.ok();
     }
+}
+
+/// Anybody may ask, as often as they like: it is not looked each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_look_is_for_all_who_ask() {
+    let server = TestServer::spawn(Backend::Sqlite).await.expect("SQLite is always there");
+    let asked = || join_all((0..50).map(|_| server.get("/readyz")));
+    let began = Instant::now();
+    for reply in asked().await {
+        reply.ok();
+    }
+    std::fs::remove_dir_all(server.lake()).expect("the lake's folder");
+    std::fs::write(server.lake(), "no folder").expect("a file in its place");
+    let replies = asked().await;
+    let is_soon = began.elapsed() < Duration::from_secs(1);
+    assert!(!is_soon || replies.iter().all(|reply| reply.status == 200), "it was looked again");
+    assert_eq!(readiness(&server).await.status, 503);
+}
+
+/// A replica whose connections are all in use is busy: no reason to leave all to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_is_ready() {
+    let few = |settings: &mut Settings| settings.max_connections = 1;
+    let Some(server) = TestServer::spawn_with(Backend::Postgres, few).await else { return };
+    let mut other = PgConnection::connect(server.database().url()).await.expect("the database");
+    let lock = sqlx::raw_sql("BEGIN; LOCK TABLE namespaces IN ACCESS EXCLUSIVE MODE");
+    lock.execute(&mut other).await.expect("the lock");
+    let waiting = server.request(Method::POST, "/v1/namespace/ns/create").send();
+    let waiting = tokio::spawn(waiting);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.get("/readyz").await.ok();
+    assert!(!waiting.is_finished(), "it waits for nothing");
+    other.close().await.expect("the end of the lock");
+    waiting.await.expect("a task").expect("an answer");
 }
 
 both! {

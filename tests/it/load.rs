@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::SinkExt;
 use futures::channel::mpsc;
-use reqwest::{Body, Response};
+use reqwest::{Body, Method, Response};
 use serde_json::json;
 use tiltyard::config::Settings;
 use tokio::task::JoinHandle;
@@ -43,6 +43,22 @@ impl Begun {
         sender.send(Ok(stream)).await.expect("the first part");
         tokio::time::sleep(Duration::from_millis(500)).await;
         Self { rest, sender, answer }
+    }
+
+    /// Goes on with so many bytes at a time, a moment between them, until there is an answer.
+    async fn dawdle(mut self, bytes: usize) -> Response {
+        for piece in self.rest.chunks(bytes) {
+            let next = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                // Nobody takes it once there is an answer.
+                let _ = self.sender.send(Ok(piece.to_vec())).await;
+            };
+            tokio::select! {
+                answer = &mut self.answer => return answer.expect("a task").expect("an answer"),
+                () = next => {}
+            }
+        }
+        panic!("it was let go on");
     }
 
     async fn end(mut self) {
@@ -131,6 +147,11 @@ async fn what_takes_too_long_is_answered() {
     assert_told_to_come_again(&reply);
     assert!(reply.text().contains("300ms"), "{}", reply.text());
     assert!(asked.elapsed() < Duration::from_secs(3), "only after {:?}", asked.elapsed());
+    // That a body does not say how long it is makes no upload of it.
+    let body = br#"{"predicate": "a = 1000"}"#.to_vec();
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(body)]);
+    let request = server.request(Method::POST, &table("ns$t", "delete"));
+    assert_told_to_come_again(&server.send(request.body(Body::wrap_stream(body))).await);
     assert_small_questions_are_answered(&server).await;
     // What was begun comes to its end, as it does when a client hangs up.
     release(&server).await;
@@ -154,6 +175,156 @@ async fn a_client_that_stops_sending_is_given_up() {
     assert!(text.contains("nothing of it came for too long"), "{text}");
     assert_eq!(server.files(), before, "something was left behind");
     assert_eq!(server.count("ns$t").await, 3);
+}
+
+/// Each of them holds a place among the requests at work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_a_byte_now_and_then_is_given_up() {
+    let server = server(|settings| {
+        settings.client_timeout = Duration::from_secs(1);
+        settings.max_requests = 1;
+    })
+    .await;
+    let before = server.files();
+    let mut socket = TcpStream::connect(server.address()).expect("a connection");
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/vnd.apache.arrow.stream\r\n\
+         content-length: 1000000\r\n\r\n",
+        table("ns$t", "insert"),
+        server.address()
+    );
+    socket.write_all(head.as_bytes()).expect("the request");
+    let mut trickling = socket.try_clone().expect("the connection");
+    let trickle = std::thread::spawn(move || {
+        // Until the server closes the connection; a byte came in time, each time.
+        for byte in rows().iter().take(200) {
+            if trickling.write_all(&[*byte]).is_err() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        false
+    });
+    let reply = tokio::task::spawn_blocking(move || {
+        let mut reply = Vec::new();
+        // What it sent meanwhile may close the connection before it has read the end.
+        let _ = socket.read_to_end(&mut reply);
+        String::from_utf8_lossy(&reply).into_owned()
+    })
+    .await
+    .expect("a task");
+    assert!(reply.starts_with("HTTP/1.1 400"), "{reply}");
+    assert!(reply.contains("less than 240 bytes of it came each second"), "{reply}");
+    assert!(trickle.join().expect("a thread"), "it was let go on");
+    assert_eq!(server.files(), before, "something was left behind");
+    assert_eq!(server.count("ns$t").await, 3);
+}
+
+/// What came at once buys no time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_half_and_then_a_byte_now_and_then_is_given_up() {
+    let server = server(|settings| settings.client_timeout = Duration::from_secs(1)).await;
+    let before = server.files();
+    let stream = ipc(&[batch_ab(3..200_000)]);
+    let half = stream.len() / 2;
+    let response = Begun::begin(&server, stream, half).await.dawdle(1).await;
+    assert_eq!(response.status(), 400);
+    let text = response.text().await.expect("a body");
+    assert!(text.contains("less than 240 bytes of it came each second"), "{text}");
+    assert_eq!(server.files(), before, "something was left behind");
+    assert_eq!(server.count("ns$t").await, 3);
+}
+
+/// The room for a batch is held from when its size is known: a large one has to come faster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_that_comes_slowly_is_given_up() {
+    let server = server(|settings| settings.client_timeout = Duration::from_secs(1)).await;
+    let before = server.files();
+    // Some 20 MB, at 1 kB a second.
+    let stream = ipc(&[batch_ab(3..1_000_000)]);
+    let response = Begun::begin(&server, stream, 1 << 10).await.dawdle(100).await;
+    assert_eq!(response.status(), 400);
+    let text = response.text().await.expect("a body");
+    assert!(text.contains("came so slowly") && text.contains("1h"), "{text}");
+    assert_eq!(server.files(), before, "something was left behind");
+    assert_eq!(server.count("ns$t").await, 3);
+}
+
+/// Before a client says which version of HTTP it speaks, behind the first bytes of one too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_says_nothing_is_given_up() {
+    let server = server(|settings| settings.client_timeout = Duration::from_secs(1)).await;
+    let connect = || {
+        let socket = TcpStream::connect(server.address()).expect("a connection");
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
+        socket
+    };
+    for beginning in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut socket = connect();
+        socket.write_all(beginning).expect("the beginning");
+        let end = tokio::task::spawn_blocking(move || socket.read(&mut [0]));
+        assert_eq!(end.await.expect("a task").expect("an end"), 0, "{beginning:?}");
+    }
+    // Who has spoken once may be silent for longer.
+    let mut socket = connect();
+    for _ in 0..2 {
+        let asked = format!("GET /healthz HTTP/1.1\r\nhost: {}\r\n\r\n", server.address());
+        socket.write_all(asked.as_bytes()).expect("a request");
+        let mut answer = [0; 1_000];
+        let read = socket.read(&mut answer).expect("an answer");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{read} bytes");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a length").to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// The frame of a request without a body: 2 is GET, 3 is POST in the table of the protocol.
+fn request(server: &TestServer, stream: u8, method: u8, path: &str) -> Vec<u8> {
+    let text = |name: u8, value: &str| {
+        let length = u8::try_from(value.len()).expect("a length");
+        [&[name, length][..], value.as_bytes()].concat()
+    };
+    // The scheme is http; 1 is the authority, and 4 the path.
+    let head = [vec![0x80 | method, 0x86], text(1, server.address()), text(4, path)].concat();
+    frame(1, 0x5, stream, &head)
+}
+
+/// With HTTP/2 it is the client who says how much is sent, and its connection is as good as any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_lets_nothing_be_sent_is_given_up() {
+    let server = server(|settings| {
+        settings.client_timeout = Duration::from_secs(2);
+        settings.max_requests = 1;
+    })
+    .await;
+    let count = table("ns$t", "count_rows");
+    let mut socket = TcpStream::connect(server.address()).expect("a connection");
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the beginning");
+    // Of each answer, nothing.
+    socket.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).expect("the settings");
+    // What is there as a whole takes no place while it waits.
+    socket.write_all(&request(&server, 1, 3, &count)).expect("a request");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = Instant::now();
+    while server.post(&count, json!({})).await.status != 200 {
+        assert!(began.elapsed() < Duration::from_secs(10), "a number takes a place");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let rows = table("ns$t", "fragments/0/rows");
+    socket.write_all(&request(&server, 3, 2, &rows)).expect("another request");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_told_to_come_again(&server.post(&count, json!({})).await);
+    let began = Instant::now();
+    while server.post(&count, json!({})).await.status != 200 {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is still waited for");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(socket);
 }
 
 /// The rows of a large answer would be kept for as long as the client does not read them.

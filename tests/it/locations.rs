@@ -323,3 +323,27 @@ async fn allowed_prefixes_open_more_places() {
     }
     server.with_declared("ns$new").await;
 }
+
+/// A prefix that the storage root is in opens places beside it, but none that holds what is to come
+/// there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_table_holds_the_storage_root() {
+    let server = TestServer::spawn_with(Backend::Sqlite, |settings| {
+        let home = settings.storage_root.trim_end_matches("/lake").to_owned();
+        settings.storage_root.push_str("/tables");
+        settings.allow_locations = vec![home];
+    });
+    let server = server.await.expect("SQLite is always there");
+    server.create_namespace("ns").await;
+    for location in [server.lake().join("tables"), server.lake()] {
+        let body = json!({"location": location.display().to_string()});
+        for operation in ["declare", "register"] {
+            let reply = server.post(&table("ns$all", operation), body.clone()).await;
+            assert_error(&reply, 400, INVALID_INPUT);
+            assert!(reply.text().contains("holds a storage root"), "{}", reply.text());
+        }
+    }
+    let beside = json!({"location": in_lake(&server, "beside.lance")});
+    server.post(&table("ns$beside", "declare"), beside).await.ok();
+    server.with_declared("ns$new").await;
+}

@@ -13,6 +13,7 @@
 mod support;
 
 mod access;
+mod access_detours;
 mod adoption;
 mod alter;
 mod arrow_bodies;
@@ -58,6 +59,7 @@ mod hostile_filters;
 mod hostile_lancedb;
 mod ids;
 mod indexes;
+mod jobs;
 mod lancedb;
 mod lancedb_blobs;
 mod lancedb_query;

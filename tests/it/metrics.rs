@@ -1,6 +1,7 @@
 //! What a server tells of itself: metrics in the format of Prometheus, traces by OTLP.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::process::{Serving, tiltyard};
-use crate::support::{TestServer, table};
+use crate::support::{Backend, TestServer, raw, table};
 
 /// The value of a series, 0 when it is not there.
 fn value(text: &str, series: &str) -> f64 {
@@ -67,6 +68,19 @@ everywhere! {
     }
 }
 
+/// What clients make up is no label: there would be a series for each word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_word_of_a_client_is_a_label() {
+    let server = TestServer::spawn(Backend::Sqlite).await.expect("SQLite is always there");
+    for (method, path) in [("MADEUP1", "/healthz"), ("GET", "/madeup2"), ("MADEUP3", "/madeup4")] {
+        let (status, _) = raw::exchange(&server, method, path, &[], b"");
+        assert!([404, 405].contains(&status), "{method} {path}: {status}");
+    }
+    let told = metrics(&server).await;
+    assert!(told.contains("operation=\"OTHER /healthz\""), "{told}");
+    assert!(!told.to_lowercase().contains("madeup"), "{told}");
+}
+
 /// Each series has a name, perhaps labels, and a number, and its kind was told before.
 fn assert_well_formed(text: &str) {
     let mut kinds = Vec::new();
@@ -119,6 +133,8 @@ async fn requests_are_traced() {
     send("/v1/namespace/ns/create", b"{}".to_vec()).await;
     send("/v1/table/ns$t/create", ipc(&[batch_ab(0..3)])).await;
     send("/v1/table/ns$t/count_rows", b"{}".to_vec()).await;
+    // A span is open while one within it is, and Lance's own threads end theirs when they come to it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // What was not sent yet is sent at the end.
     let status = tokio::task::spawn_blocking(move || serving.terminate()).await.expect("a task");
     assert!(status.success());

@@ -95,6 +95,10 @@ async fn a_catalog_moves_to_postgres_and_back() {
     moved.insert("a$b", &batch_ab(6..7)).await;
     assert_eq!(moved.values("a$b").await, [0, 1, 2, 3, 4, 5, 6]);
     assert_eq!(moved.versions("a$b").await.len(), versions.len() + 1);
+    // The database goes on counting after the events that came with the rest.
+    let told = moved.get("/v1/events?table=a$b&kind=version.created&limit=1000").await.ok();
+    let newest = told["events"].as_array().and_then(|events| events.last()).expect("an event");
+    assert_eq!(newest["version"].as_u64(), versions.last().map(|last| last + 1), "{told}");
     drop(moved);
     postgres.remove().await;
 }

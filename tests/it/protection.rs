@@ -33,6 +33,9 @@ both! {
         server.post(&table("other$u", "deregister"), json!({})).await.ok();
         let before = server.snapshot().await;
         let cascade = json!({"behavior": "Cascade"});
+        let all = json!([{"start_version": 0, "end_version": -1}]);
+        let delete_all = json!({"operations": [{"declare_table": {"id": ["ns", "new"]}},
+            {"delete_table_versions": {"id": ["ns", "t"], "ranges": all}}]});
         let deregister = json!({"operations": [{"deregister_table": {"id": ["ns", "t"]}},
             {"declare_table": {"id": ["ns", "new"]}}]});
         for (path, body, status) in [
@@ -42,6 +45,8 @@ both! {
             (table("ns$t", "deregister"), json!({}), 409),
             (table("ns$t", "register"), json!({"location": other, "mode": "Overwrite"}), 409),
             ("/v1/table/batch-commit".into(), deregister, 409),
+            (table("ns$t", "version/delete"), json!({"ranges": all}), 409),
+            ("/v1/table/batch-commit".into(), delete_all, 409),
             (namespace("ns", "drop"), cascade.clone(), 409),
             (namespace("ns", "drop"), json!({"behavior": "Cascade", "mode": "Skip"}), 409),
             (namespace("ns", "create"), json!({"mode": "Overwrite"}), 409),
@@ -60,6 +65,10 @@ both! {
         let overwrite = table("ns$t", "create?mode=overwrite");
         server.post_arrow(&overwrite, ipc(&[batch_ab(7..9)])).await.ok();
         assert_eq!(server.versions("ns$t").await, [1, 2]);
+        // So may a version, for another stays.
+        let first = json!({"ranges": [{"start_version": 1, "end_version": 2}]});
+        server.post(&table("ns$t", "version/delete"), first).await.ok();
+        assert_eq!(server.versions("ns$t").await, [2]);
         server.post(&table("ns$t", "rename"), json!({"new_table_name": "u"})).await.ok();
         assert_error(&server.post_empty(&table("ns$u", "drop")).await, 409, INVALID_TABLE_STATE);
         assert_eq!(foreign::values(&location).await, [7, 8]);
@@ -207,6 +216,31 @@ both! {
                 _ => assert_eq!((protected.status, dropped.status), (404, 200)),
             }
             assert_eq!(server.exists(&id).await, protected.status == 200);
+        }
+    }
+}
+
+both! {
+    /// The versions that are there once a table is protected stay.
+    async fn of_protecting_and_deleting_all_versions_one_wins(server: TestServer) {
+        let beside = server.beside().await;
+        for round in 0..ROUNDS {
+            let id = format!("n{round}$t");
+            server.with_table(&id, 1).await;
+            let protected = async {
+                protect_table(&beside, &id, true).await;
+                beside.versions(&id).await
+            };
+            let all = json!({"ranges": [{"start_version": 0, "end_version": -1}]});
+            let path = table(&id, "version/delete");
+            let (there, deleted) = tokio::join!(protected, server.post(&path, all));
+            if deleted.status == 200 {
+                assert_eq!(there, [0_u64; 0], "round {round}");
+            } else {
+                assert_error(&deleted, 409, INVALID_TABLE_STATE);
+                assert_eq!(there, [1], "round {round}");
+            }
+            assert_eq!(server.versions(&id).await, there, "round {round}");
         }
     }
 }

@@ -377,6 +377,10 @@ async fn a_profile_hands_out_its_own_or_none() {
     let told = options(&server, "archive$t").await;
     let resource = text(&gate.session_of(&told).policy["Statement"][0], "Resource");
     assert!(resource.contains("-cold/"), "{resource}");
+    // Where the store is, clients are told too, though the profile says nothing of it.
+    assert_eq!(told["aws_endpoint"], json!(gate.base));
+    let opened = open_with(&server.location("archive$t").await, &told).await.expect("opened");
+    assert_eq!(opened.count_rows(None).await.unwrap(), 3);
     let reply = server.post(&table("ns$t", "describe"), json!({"vend_credentials": true})).await;
     assert_no_credentials(&reply);
     reply.ok();

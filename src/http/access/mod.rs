@@ -5,9 +5,10 @@
 
 pub mod grants;
 pub mod keys;
+pub(super) mod standing;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -19,18 +20,24 @@ use http_body::Body as _;
 use serde::Deserialize;
 
 use super::AppState;
+use super::admission::is_small;
 use super::error::ApiError;
 use super::extract::{NamespacePath, TablePath};
 use super::openapi::Identity;
 use super::rates::address_of;
+use crate::auth::Access;
 use crate::error::{Error, Result};
 use crate::model::{Caller, Object, Role};
 
-/// The longest body that is looked through for an identity.
+/// The longest body that is looked through for an identity: what asks for a little is let in however
+/// many do, and what changes or reads rows is counted before.
 const MAX_IDENTITY_BYTES: u64 = 1 << 20;
+const MAX_SMALL_IDENTITY_BYTES: u64 = 64 << 10;
 
-/// Where the object of a path is a namespace; elsewhere it is a table.
+/// Where the object of a path is a namespace.
 const NAMESPACES: &str = "/v1/namespace/";
+/// Where it is a table.
+pub(super) const TABLES: [&str; 2] = ["/v1/table/", "/v1/materialized_view/"];
 
 /// Whoever watches a server looks at it all the more when it is busy.
 const METRICS: &str = "/metrics";
@@ -228,11 +235,11 @@ pub(super) async fn decide(
             Err(error) => refuse(error, None),
         };
     }
-    let (caller, request) = match identify(&state, need, request).await {
+    let (caller, credential, request) = match identify(&state, need, request).await {
         Ok(known) => known,
         Err(error) => return refuse(error, None),
     };
-    let mut response = match admit(&state, need, &caller, request).await {
+    let mut response = match admit(&state, need, &caller, credential, request).await {
         Ok(request) => next.run(request).await,
         Err(error) => return refuse(error, Some(caller)),
     };
@@ -262,24 +269,25 @@ async fn identify(
     state: &AppState,
     need: Option<Need>,
     request: Request,
-) -> Result<(Caller, Request)> {
+) -> Result<(Caller, String, Request)> {
     // What was taken away a moment ago is not enough to change anything.
     if !matches!(need, Some(Sight | On(Reader) | Root(Reader))) {
         state.access.look_again().await?;
     }
     let (is_counted, address) = (path_of(&request) != METRICS, address_of(&request));
     let known = caller_of(state, request).await;
-    let (caller, request) = known.map_err(|error| state.rates.failed(error, address))?;
+    let known = known.map_err(|error| state.rates.failed(error, address))?;
     if is_counted {
-        state.rates.allow(&caller)?;
+        state.rates.allow(&known.0)?;
     }
-    Ok((caller, request))
+    Ok(known)
 }
 
 async fn admit(
     state: &AppState,
     need: Option<Need>,
     caller: &Caller,
+    credential: String,
     request: Request,
 ) -> Result<Request> {
     let nobody = || Error::PermissionDenied("nobody may do this".into());
@@ -288,12 +296,43 @@ async fn admit(
     // What is no identifier the handler says, which needs no rights.
     let object = object_of(need, &mut parts).await;
     let manages = match &object {
-        Some(object) => allow(state, caller, need, object).await?,
+        Some(object) => allow(&state.access, caller, need, object).await?,
         None => false,
     };
     let caller = caller.clone();
-    parts.extensions.insert(if manages { caller.without_need_to_own() } else { caller });
+    parts.extensions.insert(if manages { caller.who_owns(false) } else { caller });
+    let access = state.access.clone();
+    let standing = Standing(Arc::new(Shown { access, credential, need, object }));
+    let body = standing::while_it_holds(body, &standing);
+    parts.extensions.insert(standing);
     Ok(Request::from_parts(parts, body))
+}
+
+/// What a caller showed, and what it was good for. What takes long asks again.
+#[derive(Clone)]
+pub struct Standing(Arc<Shown>);
+
+struct Shown {
+    access: Access,
+    credential: String,
+    need: Need,
+    object: Option<Object>,
+}
+
+impl Standing {
+    /// Makes sure that the caller may still do what they were let in for.
+    ///
+    /// # Errors
+    /// As when they would begin now.
+    pub(in crate::http) async fn confirm(&self) -> Result<()> {
+        let Shown { access, credential, need, object } = &*self.0;
+        access.look_again().await?;
+        let caller = access.authenticate(Some(credential)).await?;
+        match object {
+            Some(object) => allow(access, &caller, *need, object).await.map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a path names, whatever is needed for it.
@@ -301,6 +340,9 @@ pub(super) async fn object_of_path(parts: &mut Parts) -> Option<Object> {
     if parts.uri.path().starts_with(NAMESPACES) {
         let found = NamespacePath::from_request_parts(parts, &()).await.ok();
         return found.map(|NamespacePath(id, _)| Object::Namespace(id));
+    }
+    if !TABLES.iter().any(|start| parts.uri.path().starts_with(start)) {
+        return None;
     }
     let found = TablePath::from_request_parts(parts, &()).await.ok();
     found.map(|TablePath(id, _)| Object::Table(id))
@@ -327,8 +369,7 @@ async fn object_of(need: Need, parts: &mut Parts) -> Option<Object> {
 
 /// Lets a caller do something with an object. Answers whether what they make in it is theirs to manage
 /// anyway.
-async fn allow(state: &AppState, caller: &Caller, need: Need, object: &Object) -> Result<bool> {
-    let access = &state.access;
+async fn allow(access: &Access, caller: &Caller, need: Need, object: &Object) -> Result<bool> {
     match (need, object) {
         (Open | Known, _) => Ok(false),
         (Sight, Object::Namespace(id)) => access.require_sight(caller, id).await.map(|()| false),
@@ -341,28 +382,34 @@ async fn allow(state: &AppState, caller: &Caller, need: Need, object: &Object) -
     }
 }
 
-/// Who sends a request, by its headers, or else by its body.
-async fn caller_of(state: &AppState, request: Request) -> Result<(Caller, Request)> {
+/// Who sends a request, by its headers, or else by its body, and what they showed.
+async fn caller_of(state: &AppState, request: Request) -> Result<(Caller, String, Request)> {
+    let needed = || state.access.authenticate(None);
     if let Some(key) = of_headers(request.headers())? {
-        let caller = state.access.authenticate(Some(key)).await?;
-        return Ok((caller, request));
+        let (key, caller) = (key.to_owned(), state.access.authenticate(Some(key)).await?);
+        return Ok((caller, key, request));
     }
     let is_json = |headers: &HeaderMap| {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         kind.is_none_or(|kind| kind.starts_with("application/json"))
     };
-    let is_short =
-        request.body().size_hint().exact().is_some_and(|size| size <= MAX_IDENTITY_BYTES);
+    let most = if is_small(&request) { MAX_SMALL_IDENTITY_BYTES } else { MAX_IDENTITY_BYTES };
+    let is_short = request.body().size_hint().exact().is_some_and(|size| size <= most);
     if !is_short || !is_json(request.headers()) {
-        return Ok((state.access.authenticate(None).await?, request));
+        let caller = needed().await?;
+        return Ok((caller, String::new(), request));
     }
     let (parts, body) = request.into_parts();
-    let bytes = to_bytes(body, usize::try_from(MAX_IDENTITY_BYTES).unwrap_or(usize::MAX)).await;
+    let bytes = to_bytes(body, usize::try_from(most).unwrap_or(usize::MAX)).await;
     let bytes = bytes.map_err(|_| Error::invalid_input("the body was cut off before its end"))?;
     let said = serde_json::from_slice::<OfBody>(&bytes).ok().and_then(|body| body.identity);
-    let of_body = said.as_ref().and_then(|said| said.auth_token.as_ref().or(said.api_key.as_ref()));
-    let caller = state.access.authenticate(of_body.map(String::as_str)).await?;
-    Ok((caller, Request::from_parts(parts, Body::from(bytes))))
+    let shown = said.and_then(|said| said.auth_token.or(said.api_key));
+    let caller = match &shown {
+        Some(shown) => state.access.authenticate(Some(shown)).await?,
+        None => needed().await?,
+    };
+    let request = Request::from_parts(parts, Body::from(bytes));
+    Ok((caller, shown.unwrap_or_default(), request))
 }
 
 /// # Errors

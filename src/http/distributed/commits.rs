@@ -24,7 +24,7 @@ use crate::model::{Caller, Properties};
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CommitTableRequest {
     // Not flattened: that would hold a body of this size twice.
-    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[allow(dead_code, reason = "`access` reads it, where no header says who calls")]
     #[serde(default, deserialize_with = "object")]
     identity: Option<Identity>,
     #[allow(dead_code, reason = "nothing in it is used yet")]

@@ -19,7 +19,7 @@ use crate::model::{Branch, Caller, Object, Role, TableId};
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct CommitTablesRequest {
-    #[allow(dead_code, reason = "headers win, and there is no authentication yet")]
+    #[allow(dead_code, reason = "`access` reads it, where no header says who calls")]
     #[serde(default, deserialize_with = "object")]
     identity: Option<Identity>,
     #[allow(dead_code, reason = "nothing in it is used yet")]

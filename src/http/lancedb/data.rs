@@ -47,7 +47,7 @@ pub(in crate::http) async fn create_table(
     check_schema(&batches)?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let (location, properties) = (NewLocation::Own, Properties::new());
-        let home = state.home_in(&database, &id);
+        let home = state.home_in(&caller, &database, &id).await?;
         let new = NewTable { id: &id, mode, location, properties, home };
         let created = state.engine.create_table(new, batches, &caller).await?;
         // The client then looks itself whether it is what was meant.

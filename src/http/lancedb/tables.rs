@@ -162,12 +162,12 @@ pub(in crate::http) async fn clone_table(
             version: request.source_version,
             tag: request.source_tag.as_deref(),
         };
-        let cloned = Object::Table(state.engine.clone_source(&source).await?);
+        let cloned = Object::Table(state.engine.clone_source(&source).await?.id);
         match state.access.require(&caller, Role::Reader, &cloned).await {
             Err(Error::TableNotFound(_)) => return Err(CloneSource::unknown()),
             allowed => allowed?,
         }
-        let home = state.home_in(&database, &id);
+        let home = state.home_in(&caller, &database, &id).await?;
         state.engine.clone_table(&id, home, &source, depth, &caller).await
     })
     .await?;
@@ -194,7 +194,7 @@ pub(in crate::http) async fn rename_table(
     };
     let new_id = TableId { namespace, name: Name::new(request.new_table_name)? };
     check_nameable(&new_id)?;
-    may_move(&state, &caller, &id, &new_id).await?;
+    may_move(&state, &caller, &new_id).await?;
     state.engine.rename_table(&id, &new_id, &caller).await?;
     Ok(Reply(Value::Object(serde_json::Map::new())))
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::data::finish_even_if_the_client_leaves;
 use super::storage_options::client_options;
 use super::tables::{DeclareTableRequest, DeclareTableResponse};
-use super::tables::{DeregisterTableRequest, DeregisterTableResponse, get_table};
+use super::tables::{DeregisterTableRequest, DeregisterTableResponse, get_table, may_place};
 use super::versions::{
     Addressed, BatchDeleteTableVersionsRequest, BatchDeleteTableVersionsResponse,
     CreateTableVersionRequest, CreateTableVersionResponse, TableVersion,
@@ -107,7 +107,10 @@ impl CommitTableOperation {
                 let id = database.holds_table(TableId::from_list(&needed(id)?)?);
                 let there = Object::Namespace(id.namespace.clone());
                 state.access.require(caller, Role::Writer, &there).await?;
-                Ok(TableChange::Declare { id, location, properties })
+                may_place(state, caller, &id, location.as_deref()).await?;
+                // As where one table is declared.
+                let is_owned = caller.owns() && !state.access.manages(caller, &there).await?;
+                Ok(TableChange::Declare { id, location, properties, is_owned })
             }
             (None, Some(request), None, None) => creation(state, caller, database, request).await,
             (None, None, Some(request), None) => {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 
-use super::tables::get_table_on;
+use super::tables::{get_table_on, may_place};
 use crate::commit::{CreateMode, InsertMode, NewLocation, NewTable};
 use crate::error::{Error, Result};
 use crate::http::AppState;
@@ -114,10 +114,11 @@ pub async fn create_table(
         Some(location) => Some(location),
         None => header(&headers, LOCATION_HEADER)?.map(str::to_owned),
     };
+    may_place(&state, &caller, &id, location.as_deref()).await?;
     let batches = body.into_batches().await?;
     let created = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         let location = location.as_deref().map_or(NewLocation::Own, NewLocation::At);
-        let home = state.home_in(&database, &id);
+        let home = state.home_in(&caller, &database, &id).await?;
         let new = NewTable { id: &id, mode, location, properties, home };
         state.engine.create_table(new, batches, &caller).await
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::http::AppState;
+use crate::http::access::Standing;
 use crate::lake::{Credentials, Location, Permission};
 use crate::model::{Caller, Event, EventKind, Object, Properties, Role, Table};
 
@@ -16,6 +17,7 @@ pub(super) fn client_options(state: &AppState, table: &Table) -> Option<Properti
 
 /// The options for a caller of a table. They hold credentials unless the caller wants none
 /// (`vend_credentials`); a caller who says nothing gets none where they cannot be limited to the table.
+/// What the caller showed is looked at again, if there is anything.
 ///
 /// # Errors
 /// `Unsupported` where credentials are asked for and cannot be limited to the table;
@@ -23,6 +25,7 @@ pub(super) fn client_options(state: &AppState, table: &Table) -> Option<Properti
 pub(super) async fn storage_options(
     state: &AppState,
     caller: &Caller,
+    standing: Option<&Standing>,
     table: &Table,
     vend_credentials: Option<bool>,
 ) -> Result<Option<Properties>> {
@@ -31,7 +34,7 @@ pub(super) async fn storage_options(
     if vend_credentials == Some(false) || !state.lake.vends(&location) {
         return Ok(told);
     }
-    match vend(state, caller, table, &location).await {
+    match vend(state, caller, standing, table, &location).await {
         Ok((_, credentials)) => {
             let mut options = told.unwrap_or_default();
             options.extend(credentials.options().clone());
@@ -56,7 +59,7 @@ pub(super) async fn of_new_table(
     if caller.mark().is_some() {
         return client_options(state, table);
     }
-    match storage_options(state, caller, table, vend_credentials).await {
+    match storage_options(state, caller, None, table, vend_credentials).await {
         Ok(options) => options,
         Err(error) => {
             tracing::warn!(table = %table.id, %error, "declared without credentials");
@@ -69,9 +72,14 @@ pub(super) async fn of_new_table(
 async fn vend(
     state: &AppState,
     caller: &Caller,
+    standing: Option<&Standing>,
     table: &Table,
     location: &Location,
 ) -> Result<(Permission, Arc<Credentials>)> {
+    // They last longer than what a reader is let do after their key was taken away.
+    if let Some(standing) = standing {
+        standing.confirm().await?;
+    }
     let role = state.access.role_now(caller, &Object::Table(table.id.clone())).await?;
     let permission = match role {
         Some(role) if role >= Role::Writer => Permission::Write,

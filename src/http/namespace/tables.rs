@@ -1,8 +1,8 @@
 //! Tables, without their rows.
 
-use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json as Reply};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,6 +14,7 @@ use crate::catalog::tables::{self as rows, Shown};
 use crate::commit::{NewLocation, RegisterMode};
 use crate::error::{Error, Result};
 use crate::http::AppState;
+use crate::http::access::Standing;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{
     Database, Delimiter, DelimiterParam, Json, NamespacePath, ObjectId, Query, TablePath, one_of,
@@ -37,18 +38,32 @@ pub(in crate::http) async fn get_table(state: &AppState, id: &TableId) -> Result
 
 /// # Errors
 /// As [`Access::require`](crate::auth::Access::require), for who may not make tables where a table is
-/// to go.
+/// to go, by whatever name.
 pub(in crate::http) async fn may_move(
     state: &AppState,
     caller: &Caller,
-    from: &TableId,
     to: &TableId,
 ) -> Result<()> {
-    if from.namespace == to.namespace {
-        return Ok(());
-    }
     let there = Object::Namespace(to.namespace.clone());
     state.access.require(caller, Role::Writer, &there).await
+}
+
+/// A place that somebody names may be one where a table stands already: who names one is to be let
+/// register tables.
+///
+/// # Errors
+/// As [`Access::require`](crate::auth::Access::require).
+pub(super) async fn may_place(
+    state: &AppState,
+    caller: &Caller,
+    id: &TableId,
+    location: Option<&str>,
+) -> Result<()> {
+    if location.is_none() {
+        return Ok(());
+    }
+    let there = Object::Namespace(id.namespace.clone());
+    state.access.require(caller, Role::Manager, &there).await
 }
 
 /// Finds the table on one of its branches, on the main one when none is named.
@@ -224,6 +239,7 @@ pub async fn declare_table(
 ) -> ApiResult<Reply<DeclareTableResponse>> {
     let database = path.1.clone();
     let id = path.matching(request.envelope.id.as_deref())?;
+    may_place(&state, &caller, &id, request.location.as_deref()).await?;
     let location = request.location.as_deref().map_or(NewLocation::Own, NewLocation::At);
     let properties = request.properties.unwrap_or_default();
     let declare = || state.engine.declare_table(&id, location, properties.clone(), &caller);
@@ -380,6 +396,7 @@ pub struct DescribeTableResponse {
 pub async fn describe_table(
     State(state): State<AppState>,
     caller: Caller,
+    standing: Option<Extension<Standing>>,
     path: TablePath,
     Query(query): Query<DescribeTableQuery>,
     Json(request): Json<DescribeTableRequest>,
@@ -408,7 +425,8 @@ pub async fn describe_table(
     }
     // Last, so that nobody gets credentials with an answer that is refused after all.
     response.storage_options =
-        storage_options(&state, &caller, &table, request.vend_credentials).await?;
+        storage_options(&state, &caller, standing.as_deref(), &table, request.vend_credentials)
+            .await?;
     Ok(Reply(response))
 }
 
@@ -585,7 +603,7 @@ pub async fn rename_table(
         None => id.namespace.clone(),
     };
     let new_id = TableId { namespace, name: crate::model::Name::new(request.new_table_name)? };
-    may_move(&state, &caller, &id, &new_id).await?;
+    may_move(&state, &caller, &new_id).await?;
     state.engine.rename_table(&id, &new_id, &caller).await?;
     Ok(Reply(RenameTableResponse::default()))
 }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::data::finish_even_if_the_client_leaves;
 use super::namespaces::PageQuery;
 use super::tables::{get_table, get_table_on};
 use crate::http::AppState;
@@ -137,7 +138,10 @@ pub async fn create_table_tag(
 ) -> ApiResult<Reply<CreateTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    state.engine.create_tag(&table, &request.tag, request.version, &caller).await?;
+    finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.create_tag(&table, &request.tag, request.version, &caller).await
+    })
+    .await?;
     Ok(Reply(CreateTableTagResponse::default()))
 }
 
@@ -173,7 +177,10 @@ pub async fn update_table_tag(
 ) -> ApiResult<Reply<UpdateTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
-    state.engine.move_tag(&table, &request.tag, request.version, &caller).await?;
+    finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.move_tag(&table, &request.tag, request.version, &caller).await
+    })
+    .await?;
     Ok(Reply(UpdateTableTagResponse::default()))
 }
 
@@ -205,6 +212,9 @@ pub async fn delete_table_tag(
 ) -> ApiResult<Reply<DeleteTableTagResponse>> {
     let id = path.matching(request.envelope.id.as_deref())?;
     let table = get_table(&state, &id).await?;
-    state.engine.delete_tag(&table, &request.tag, &caller).await?;
+    finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        state.engine.delete_tag(&table, &request.tag, &caller).await
+    })
+    .await?;
     Ok(Reply(DeleteTableTagResponse::default()))
 }

@@ -13,7 +13,7 @@ use super::backfills::not_negative;
 use super::data::finish_even_if_the_client_leaves;
 use super::sources::parse_source;
 use super::tables::get_table_on;
-use crate::commit::{FirstRows, NewView, Refresh};
+use crate::commit::{FirstRows, NewView, Refresh, source_gone};
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::arrow::decode_schema;
@@ -193,6 +193,12 @@ pub async fn refresh_materialized_view(
     let id = path.matching(request.envelope.id.as_deref())?;
     let refresh = request.into_refresh()?;
     let view = get_table_on(&state, &id, None).await?;
+    // What was read when the view was made may be nothing for its caller now.
+    let source = model::Object::Table(state.engine.source_of_view(&view).await?);
+    match state.access.require(&caller, Role::Reader, &source).await {
+        Err(Error::TableNotFound(_)) => return Err(source_gone(&id).into()),
+        allowed => allowed?,
+    }
     let job = finish_even_if_the_client_leaves(&state.work.clone(), async move {
         state.engine.begin_refresh(&view, &refresh, &caller).await
     })

@@ -82,7 +82,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    fn new<const N: usize>(options: [(&str, String); N], expires_at_millis: u64) -> Self {
+    fn new<'a>(
+        options: impl IntoIterator<Item = (&'a str, String)>,
+        expires_at_millis: u64,
+    ) -> Self {
         let options = options.into_iter().map(|(name, value)| (name.to_owned(), value));
         let expires = (EXPIRES_AT_MILLIS.to_owned(), expires_at_millis.to_string());
         Self { options: options.chain([expires]).collect(), expires_at_millis }
@@ -239,7 +242,7 @@ impl Vendor {
         vending: &Vending,
     ) -> Result<Self> {
         let cloud = match scheme(root) {
-            "s3" => Cloud::S3(s3::S3::open(root, options, vending).await?),
+            "s3" => Cloud::S3(s3::S3::open(root, options, client_options, vending).await?),
             "az" | "abfss" => Cloud::Azure(azure::Azure::open(root, options, vending)?),
             "gs" => Cloud::Gcs(gcs::Gcs::open(root, options, vending)?),
             _ => return Err(wrong(root, "there are credentials for s3://, az:// and gs:// only")),

@@ -10,6 +10,7 @@ use aws_sdk_sts::Client;
 use aws_sdk_sts::config::Credentials as Keys;
 use aws_sdk_sts::error::ProvideErrorMetadata;
 use lance_io::object_store::StorageOptions;
+use object_store::ClientConfigKey;
 use object_store::aws::AmazonS3ConfigKey as Key;
 use serde_json::{Value, json};
 
@@ -29,6 +30,10 @@ const LONGEST: Duration = Duration::from_secs(12 * 60 * 60);
 /// The longest policy that a session takes, in characters.
 const MAX_POLICY: usize = 2048;
 
+/// Which options say where a store is, and in which region; the first one counts.
+const ENDPOINT: [Key; 2] = [Key::S3Endpoint, Key::Endpoint];
+const REGION: [Key; 2] = [Key::Region, Key::DefaultRegion];
+
 /// Whether a storage option lets somebody in.
 pub(super) fn is_credential(name: &str) -> bool {
     matches!(name.parse(), Ok(Key::AccessKeyId | Key::SecretAccessKey | Key::Token))
@@ -41,6 +46,8 @@ pub(super) struct S3 {
     seconds: i32,
     /// `aws`, or that of another set of regions.
     partition: String,
+    /// What clients are told with their credentials.
+    told: Vec<(&'static str, String)>,
 }
 
 impl S3 {
@@ -49,6 +56,7 @@ impl S3 {
     pub(super) async fn open(
         root: &Location,
         options: &BTreeMap<String, String>,
+        client_options: &BTreeMap<String, String>,
         vending: &Vending,
     ) -> Result<Self> {
         refuse_others(root, &[("service_account", &vending.service_account)])?;
@@ -58,9 +66,11 @@ impl S3 {
         let duration = duration_of(root, vending, LONGEST)?;
         let mut merged = StorageOptions::new(options.clone().into_iter().collect());
         merged.with_env_s3();
+        let options = merged.as_s3_options();
         let partition = role_arn.split(':').nth(1).filter(|name| name.starts_with("aws"));
         Ok(Self {
-            client: client(merged.as_s3_options(), vending.sts_endpoint.as_deref()).await,
+            told: told(&options, client_options),
+            client: client(options, vending.sts_endpoint.as_deref()).await,
             partition: partition.unwrap_or("aws").to_owned(),
             role_arn,
             external_id: vending.external_id.clone(),
@@ -109,8 +119,41 @@ impl S3 {
             ("aws_secret_access_key", keys.secret_access_key().to_owned()),
             ("aws_session_token", keys.session_token().to_owned()),
         ];
-        Ok(Credentials::new(options, expires))
+        Ok(Credentials::new(options.into_iter().chain(self.told.clone()), expires))
     }
+}
+
+/// The endpoint of a store that is not AWS.
+fn own_endpoint(options: &HashMap<Key, String>) -> Option<&String> {
+    let endpoint = ENDPOINT.iter().find_map(|key| options.get(key));
+    endpoint.filter(|url| !url.contains(".amazonaws."))
+}
+
+/// Where the server has its store, and how that is spoken to, as far as clients are told nothing of
+/// it: credentials are of no use elsewhere.
+fn told(
+    options: &HashMap<Key, String>,
+    client_options: &BTreeMap<String, String>,
+) -> Vec<(&'static str, String)> {
+    let names = client_options.keys().map(|name| name.to_ascii_lowercase());
+    let known: Vec<Key> = names.filter_map(|name| name.parse().ok()).collect();
+    let is_known = |keys: &[Key]| keys.iter().any(|key| known.contains(key));
+    let mut told = Vec::new();
+    // One with a password in it is nobody else's.
+    let endpoint = own_endpoint(options).filter(|url| !url.contains('@'));
+    if let Some(endpoint) = endpoint.filter(|_| !is_known(&ENDPOINT)) {
+        told.push(("aws_endpoint", endpoint.clone()));
+        for (name, key) in [
+            ("allow_http", Key::Client(ClientConfigKey::AllowHttp)),
+            ("aws_virtual_hosted_style_request", Key::VirtualHostedStyleRequest),
+        ] {
+            let value = options.get(&key).filter(|_| !is_known(&[key]));
+            told.extend(value.map(|value| (name, value.clone())));
+        }
+    }
+    let region = REGION.iter().find_map(|key| options.get(key)).filter(|_| !is_known(&REGION));
+    told.extend(region.map(|region| ("aws_region", region.clone())));
+    told
 }
 
 /// What went wrong on the way, without what was sent or came.
@@ -128,13 +171,12 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 /// Speaks to the token service as the storage options say, and else as the process is set up.
 async fn client(options: HashMap<Key, String>, endpoint: Option<&str>) -> Client {
     let said = |keys: &[Key]| keys.iter().find_map(|key| options.get(key)).cloned();
-    let region = said(&[Key::Region, Key::DefaultRegion]).map(Region::new);
+    let region = said(&REGION).map(Region::new);
     let region = RegionProviderChain::first_try(region).or_default_provider();
     let mut config =
         aws_config::defaults(BehaviorVersion::latest()).region(region.or_else(USUAL_REGION));
     // A store that is not AWS has its token service where it has the buckets.
-    let of_store =
-        said(&[Key::S3Endpoint, Key::Endpoint]).filter(|url| !url.contains(".amazonaws."));
+    let of_store = own_endpoint(&options).cloned();
     if let Some(endpoint) = endpoint.map(str::to_owned).or(of_store) {
         config = config.endpoint_url(endpoint);
     }
@@ -214,6 +256,32 @@ mod tests {
 
     fn folder(key: &str) -> Folder {
         Folder { bucket: "b".into(), host: None, key: key.into() }
+    }
+
+    #[test]
+    fn clients_are_told_where_the_store_is_unless_they_know() {
+        let own = |endpoint: &str| {
+            HashMap::from([
+                (Key::Endpoint, endpoint.to_owned()),
+                (Key::Client(ClientConfigKey::AllowHttp), "true".to_owned()),
+                (Key::VirtualHostedStyleRequest, "false".to_owned()),
+                (Key::Region, "here".to_owned()),
+                (Key::SecretAccessKey, "hush".to_owned()),
+            ])
+        };
+        let names = |endpoint: &str, known: &[&str]| {
+            let known = known.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
+            let told = told(&own(endpoint), &known);
+            assert!(told.iter().all(|(_, value)| value != "hush"));
+            told.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let store = "http://s3:9000";
+        let all = ["aws_endpoint", "allow_http", "aws_virtual_hosted_style_request", "aws_region"];
+        assert_eq!(names(store, &[]), all);
+        assert_eq!(names(store, &["REGION", "aws_allow_http"]), [all[0], all[2]]);
+        assert_eq!(names(store, &["endpoint_url"]), ["aws_region"]);
+        assert_eq!(names("https://s3.eu-west-1.amazonaws.com", &[]), ["aws_region"]);
+        assert_eq!(names("http://me:hush@s3:9000", &[]), ["aws_region"]);
     }
 
     #[test]

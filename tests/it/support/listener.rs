@@ -20,6 +20,10 @@ struct Heard {
     events: Mutex<Vec<Value>>,
     /// How many requests are still to fail.
     deaf: AtomicUsize,
+    /// How many events one may tell of; 0 is any number.
+    most: AtomicUsize,
+    /// The id of each that came, and of how many events it told.
+    asked: Mutex<Vec<(String, usize)>>,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -42,17 +46,23 @@ impl Listener {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &raw);
         let hear =
             async move |State(heard): State<Arc<Heard>>, headers: HeaderMap, body: String| {
+                let said: Value = serde_json::from_str(&body).expect("JSON");
+                let events = said["events"].as_array().expect("events").clone();
+                let id = headers["webhook-id"].to_str().expect("an id").to_owned();
+                heard.asked.lock().expect("a lock").push((id, events.len()));
                 let deaf = heard.deaf.load(Ordering::SeqCst);
                 if deaf > 0 {
                     heard.deaf.store(deaf - 1, Ordering::SeqCst);
                     return StatusCode::INTERNAL_SERVER_ERROR;
                 }
+                let most = heard.most.load(Ordering::SeqCst);
+                if most > 0 && events.len() > most {
+                    return StatusCode::PAYLOAD_TOO_LARGE;
+                }
                 if let Err(why) = check(&key, &headers, &body) {
                     heard.wrong.lock().expect("a lock").push(why);
                     return StatusCode::BAD_REQUEST;
                 }
-                let said: Value = serde_json::from_str(&body).expect("JSON");
-                let events = said["events"].as_array().expect("events").clone();
                 heard.events.lock().expect("a lock").extend(events);
                 StatusCode::NO_CONTENT
             };
@@ -64,6 +74,16 @@ impl Listener {
     /// Fails so many requests before it takes one.
     pub fn be_deaf(&self, times: usize) {
         self.heard.deaf.store(times, Ordering::SeqCst);
+    }
+
+    /// From now on takes no request that tells of more events.
+    pub fn take_at_most(&self, events: usize) {
+        self.heard.most.store(events, Ordering::SeqCst);
+    }
+
+    /// The id of each request that came, taken or not, and of how many events it told.
+    pub fn asked(&self) -> Vec<(String, usize)> {
+        self.heard.asked.lock().expect("a lock").clone()
     }
 
     /// What it heard, in order, each once: what is told again is known by its id.
