@@ -7,6 +7,18 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+/// The error of a kind that is behind an error of a body, if one is.
+pub(super) fn cause_of<T: std::error::Error + 'static>(error: &axum::Error) -> Option<&T> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// What goes with a body.
 pub(super) trait Beside: Send + Unpin + 'static {
     fn came(&mut self, _bytes: u64) {}

@@ -11,6 +11,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tower_http::timeout::{TimeoutBody, TimeoutError};
 
+use super::body::cause_of;
+
 /// What must come of a body in each span of time that it is waited for, whatever came before. So
 /// little that who measures something and sends it as it comes is hardly ever below it.
 const MIN_BYTES_PER_SECOND: u64 = 240;
@@ -27,17 +29,10 @@ pub(super) fn of(body: Body, patience: Duration) -> Body {
 
 /// Why a body was given up, if it was for its pace.
 pub(super) fn given_up(error: &axum::Error) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<TimeoutError>() {
-            return Some("the body was given up: nothing of it came for too long".into());
-        }
-        if error.is::<TooSlow>() {
-            return Some(format!("the body was given up: {error}"));
-        }
-        cause = error.source();
+    if cause_of::<TimeoutError>(error).is_some() {
+        return Some("the body was given up: nothing of it came for too long".into());
     }
-    None
+    cause_of::<TooSlow>(error).map(|slow| format!("the body was given up: {slow}"))
 }
 
 struct Paced {

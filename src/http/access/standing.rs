@@ -7,7 +7,7 @@ use futures::StreamExt;
 use thiserror::Error;
 
 use super::Standing;
-use crate::http::body::{self, Left};
+use crate::http::body::{self, Left, cause_of};
 
 /// How often it is asked again while a body comes. Nobody is let read for longer without a look either.
 const ASKED: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const SHORT_BYTES: u64 = 64 << 10;
 /// The caller may not send this any more.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(in crate::http) struct NoLonger(String);
+struct NoLonger(String);
 
 /// The body, as long as its sender may go on. Each part that comes, and its end, is handed on only if they
 /// might have begun a second before it came.
@@ -43,12 +43,5 @@ pub(super) fn while_it_holds(body: Body, standing: &Standing) -> Body {
 
 /// Why a body was given up, if its sender may not go on.
 pub(in crate::http) fn refused(error: &axum::Error) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<NoLonger>() {
-            return Some(format!("the body was given up: {error}"));
-        }
-        cause = error.source();
-    }
-    None
+    cause_of::<NoLonger>(error).map(|refused| format!("the body was given up: {refused}"))
 }
