@@ -205,35 +205,20 @@ pub async fn extend_job(
     .map_err(|error| failed(error, "giving a sign of life for a job"))
 }
 
-/// Gives up all jobs of `holder` that are not over, for anyone to take up at once.
-pub async fn release_jobs(tx: &mut Tx, holder: Uuid) -> Result<()> {
+/// Gives up a job of `holder` that is not over, or all of them, for anyone to take up at once.
+pub async fn release_jobs(tx: &mut Tx, holder: Uuid, job: Option<Uuid>) -> Result<()> {
     const SQL: &str = "UPDATE jobs SET holder = $2, lease_us = 0 \
-        WHERE holder = $1 AND state IN ($3, $4)";
+        WHERE holder = $1 AND state IN ($3, $4) AND job_id = COALESCE($5, job_id)";
     run!(tx, |c| sqlx::query(SQL)
         .bind(holder)
         .bind(Uuid::nil())
         .bind(JobState::Queued.as_str())
         .bind(JobState::Running.as_str())
+        .bind(job)
         .execute(c)
         .await
         .map(drop))
     .map_err(|error| failed(error, "giving up jobs"))
-}
-
-/// Gives up a job of `holder` that is not over, for anyone to take up at once.
-pub async fn release_job(tx: &mut Tx, job: Uuid, holder: Uuid) -> Result<()> {
-    const SQL: &str = "UPDATE jobs SET holder = $3, lease_us = 0 \
-        WHERE job_id = $1 AND holder = $2 AND state IN ($4, $5)";
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(job)
-        .bind(holder)
-        .bind(Uuid::nil())
-        .bind(JobState::Queued.as_str())
-        .bind(JobState::Running.as_str())
-        .execute(c)
-        .await
-        .map(drop))
-    .map_err(|error| failed(error, "giving up a job"))
 }
 
 /// How a job ended.

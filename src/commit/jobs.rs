@@ -152,7 +152,7 @@ impl Engine {
     /// without waiting for their lease.
     pub async fn release_jobs(&self) -> Result<()> {
         let mut tx = self.catalog.write().await?;
-        jobs::release_jobs(&mut tx, self.process).await?;
+        jobs::release_jobs(&mut tx, self.process, None).await?;
         tx.commit().await
     }
 
@@ -229,7 +229,7 @@ impl Engine {
     async fn leave_job(&self, job: &Job) {
         let left = async {
             let mut tx = self.catalog.write().await?;
-            jobs::release_job(&mut tx, job.key, self.process).await?;
+            jobs::release_jobs(&mut tx, self.process, Some(job.key)).await?;
             tx.commit().await
         };
         if let Err(error) = left.await {
