@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use futures::SinkExt;
-use futures::channel::mpsc;
-use reqwest::{Body, Method};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::access::{grant, key_of, post_as, send_as};
 use crate::support::batches::{batch_a, batch_ab, ipc};
 use crate::support::code::*;
-use crate::support::{TestServer, assert_error, foreign, namespace, table, text};
+use crate::support::{TestServer, assert_error, foreign, namespace, raw, table, text};
 
 /// Somebody with one role on one namespace.
 async fn with(server: &TestServer, name: &str, role: &str, namespace: &[&str]) -> String {
@@ -163,15 +161,12 @@ on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
         for by in ["key", "grant"] {
             let made = server.post("/v1/access/keys/create", json!({"principal": by})).await.ok();
             grant(&server, by, "writer", json!({"namespace": ["ns"]})).await.ok();
-            let (mut sender, receiver) = mpsc::channel(2);
-            let request = server.bare_request(Method::POST, &table("ns$t", "insert"));
-            let request = request
-                .header("x-api-key", text(&made, "api_key"))
-                .header("content-type", "application/vnd.apache.arrow.stream")
-                .body(Body::wrap_stream(receiver));
-            let answer = tokio::spawn(request.send());
+            let kind = ("content-type", "application/vnd.apache.arrow.stream");
+            let headers = [("x-api-key", &*text(&made, "api_key")), kind];
+            let path = table("ns$t", "insert");
+            let mut request = raw::Begun::of(&server, &path, &headers, stream.len());
             let (first, rest) = stream.split_at(stream.len() / 2);
-            sender.send(Ok::<_, std::io::Error>(first.to_vec())).await.expect("the first part");
+            request.send(first);
             if by == "key" {
                 server.delete(&format!("/v1/access/keys/{}", text(&made, "key_id"))).await.ok();
             } else {
@@ -179,11 +174,9 @@ on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
                 server.post("/v1/access/grants/delete", body).await.ok();
             }
             tokio::time::sleep(Duration::from_millis(1_200)).await;
-            let _ = sender.send(Ok(rest.to_vec())).await;
-            drop(sender);
-            let response = answer.await.expect("a task").expect("an answer");
-            assert_eq!(response.status(), 400, "{by}");
-            let told = response.text().await.expect("a body");
+            request.send(&rest[..1]);
+            let (status, told) = request.answer();
+            assert_eq!(status, 400, "{by}: {told}");
             assert!(told.contains("the body was given up"), "{told}");
         }
         assert_eq!(server.count("ns$t").await, 3);

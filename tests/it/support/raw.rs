@@ -20,6 +20,40 @@ pub fn exchange(
     head.push_str(&format!("content-length: {length}\r\nconnection: close\r\n\r\n"));
     socket.write_all(head.as_bytes()).expect("the head is sent");
     socket.write_all(body).expect("the body is sent");
+    answer(socket, path)
+}
+
+/// A request whose body the server waits for.
+pub struct Begun {
+    socket: TcpStream,
+    path: String,
+}
+
+impl Begun {
+    /// Sends the head of a request with a body that is `length` bytes long, and waits until the server
+    /// begins to read that.
+    pub fn of(server: &TestServer, path: &str, headers: &[(&str, &str)], length: usize) -> Self {
+        let mut socket = open(server);
+        let mut head = head(server, "POST", path, headers);
+        head.push_str(&format!("content-length: {length}\r\nexpect: 100-continue\r\n"));
+        head.push_str("connection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).expect("the head is sent");
+        assert_eq!(status(&mut socket), 100, "{path}");
+        Self { socket, path: path.into() }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        // The server may have answered already, and closed the connection.
+        let _ = self.socket.write_all(bytes);
+    }
+
+    pub fn answer(self) -> (u16, String) {
+        answer(self.socket, &self.path)
+    }
+}
+
+/// What comes until the connection is closed.
+fn answer(mut socket: TcpStream, path: &str) -> (u16, String) {
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).expect("an answer");
     secrets::assert_none_in(path, &answer);
