@@ -17,9 +17,16 @@ use crate::model::{
 
 #[derive(sqlx::FromRow)]
 pub(super) struct TableRow {
-    table_id: Uuid,
     path: String,
     name: String,
+    #[sqlx(flatten)]
+    rest: NamelessRow,
+}
+
+/// What a table has besides its name.
+#[derive(sqlx::FromRow)]
+struct NamelessRow {
+    table_id: Uuid,
     location: String,
     state: String,
     origin: String,
@@ -34,6 +41,12 @@ pub(super) fn table_id(path: &str, name: String) -> Result<TableId> {
 
 impl TableRow {
     pub(super) fn into_table(self) -> Result<Table> {
+        self.rest.named(table_id(&self.path, self.name)?)
+    }
+}
+
+impl NamelessRow {
+    fn named(self, id: TableId) -> Result<Table> {
         let state = if self.state == TableState::Created.as_str() {
             TableState::Created
         } else {
@@ -41,7 +54,7 @@ impl TableRow {
         };
         Ok(Table {
             key: self.table_id,
-            id: table_id(&self.path, self.name)?,
+            id,
             location: self.location,
             branch: Branch::main(),
             state,
@@ -70,17 +83,17 @@ impl Shown {
 }
 
 pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
-    const SQL: &str = "SELECT t.table_id, n.path, t.name, t.location, t.state, t.origin, \
-        t.properties, t.deletion_protection \
+    const SQL: &str = "SELECT t.table_id, t.location, t.state, t.origin, t.properties, \
+        t.deletion_protection \
         FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
         WHERE n.path = $1 AND t.name = $2";
-    run!(tx, |c| sqlx::query_as::<_, TableRow>(SQL)
+    run!(tx, |c| sqlx::query_as::<_, NamelessRow>(SQL)
         .bind(id.namespace.to_stored())
         .bind(id.name.as_str())
         .fetch_optional(c)
         .await)
     .map_err(|error| failed(error, "reading a table"))?
-    .map(TableRow::into_table)
+    .map(|row| row.named(id.clone()))
     .transpose()
 }
 
@@ -91,7 +104,7 @@ pub(super) const MOST_AT_ONCE: usize = 4;
 struct NumberedRow {
     number: i64,
     #[sqlx(flatten)]
-    table: TableRow,
+    table: NamelessRow,
 }
 
 /// As [`find_table`], for each of at most [`MOST_AT_ONCE`].
@@ -99,8 +112,8 @@ pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Opt
     // What is not bound is NULL, which nothing is called. Joined in the order in which it is written.
     const SQL: &str = "WITH wanted (number, path, name) AS (VALUES (0, $1, $2), (1, $3, $4), \
         (2, $5, $6), (3, $7, $8)) \
-        SELECT CAST(w.number AS BIGINT) AS number, t.table_id, n.path, t.name, t.location, t.state, \
-        t.origin, t.properties, t.deletion_protection \
+        SELECT CAST(w.number AS BIGINT) AS number, t.table_id, t.location, t.state, t.origin, \
+        t.properties, t.deletion_protection \
         FROM wanted w CROSS JOIN namespaces n CROSS JOIN tables t \
         WHERE n.path = w.path AND t.namespace_id = n.namespace_id AND t.name = w.name";
     if let [id] = ids {
@@ -118,9 +131,10 @@ pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Opt
     });
     let mut found: Vec<Option<Table>> = ids.iter().map(|_| None).collect();
     for row in rows.map_err(|error| failed(error, "reading tables"))? {
-        let place = usize::try_from(row.number).ok().and_then(|number| found.get_mut(number));
-        *place.ok_or_else(|| Error::internal("reading tables", "a number"))? =
-            Some(row.table.into_table()?);
+        let number = usize::try_from(row.number).ok();
+        let place = number.and_then(|number| Some((found.get_mut(number)?, ids.get(number)?)));
+        let (place, id) = place.ok_or_else(|| Error::internal("reading tables", "a number"))?;
+        *place = Some(row.table.named(TableId::clone(id))?);
     }
     Ok(found)
 }

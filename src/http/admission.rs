@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::HttpBody;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -132,9 +131,13 @@ impl Room {
 }
 
 /// Lets a request in if there is room for it, and answers for it when it takes too long.
-pub(super) async fn admit(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(super) async fn admit<F: Future<Output = Response>>(
+    state: &AppState,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     if is_small(&request) {
-        return next.run(request).await;
+        return next(request).await;
     }
     let Admission { requests, max_requests, request_timeout, client_timeout, .. } =
         &state.admission;
@@ -148,7 +151,7 @@ pub(super) async fn admit(State(state): State<AppState>, request: Request, next:
     // An upload takes as long as its client does; of that, see the time limit for clients.
     let is_large = request.body().size_hint().exact().is_none_or(|bytes| bytes > LARGE_BYTES);
     let is_upload = is_large && takes_rows(&request);
-    let work = next.run(request);
+    let work = next(request);
     let response = if is_upload {
         work.await
     } else {

@@ -34,11 +34,6 @@ pub(super) fn with(body: Body, beside: impl Beside) -> Body {
     Body::new(With { body, beside })
 }
 
-/// Something that is there until all of the body was sent.
-pub(super) struct Kept<T>(pub(super) T);
-
-impl<T: Send + Unpin + 'static> Beside for Kept<T> {}
-
 /// How many bytes are still to come, if that is known.
 pub(super) struct Left(pub(super) Option<u64>);
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -47,6 +47,9 @@ async fn raw_id(parts: &mut Parts) -> Result<(String, String)> {
 }
 
 fn delimiter(parts: &Parts) -> Result<String> {
+    if parts.uri.query().is_none() {
+        return Ok(DEFAULT_DELIMITER.into());
+    }
     let AxumQuery(query) =
         AxumQuery::<DelimiterQuery>::try_from_uri(&parts.uri).map_err(|error| {
             Error::invalid_input(format!("the query string: {}", error.body_text()))
@@ -66,8 +69,8 @@ impl<S: Sync> FromRequestParts<S> for Delimiter {
 }
 
 /// Which database a LanceDB client is connected to, and the folder within it.
-const DATABASE_HEADER: &str = "x-lancedb-database";
-const DATABASE_PREFIX_HEADER: &str = "x-lancedb-database-prefix";
+const DATABASE_HEADER: HeaderName = HeaderName::from_static("x-lancedb-database");
+const DATABASE_PREFIX_HEADER: HeaderName = HeaderName::from_static("x-lancedb-database-prefix");
 
 /// The database that a LanceDB client is connected to: the root namespace in which everything that
 /// the request names is. `db://a/b/c` is the root namespace `a/b/c`. Without the headers there is
@@ -79,9 +82,9 @@ impl<S: Sync> FromRequestParts<S> for Database {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let text = |name| match parts.headers.get(name).map(|value| value.to_str()) {
+        let text = |name: HeaderName| match parts.headers.get(&name).map(|value| value.to_str()) {
             // A proxy may have added one: nobody can say which is meant.
-            _ if parts.headers.get_all(name).iter().count() > 1 => {
+            _ if parts.headers.get_all(&name).iter().count() > 1 => {
                 Err(Error::invalid_input(format!("the header {name} stands there twice")))
             }
             None => Ok(""),
@@ -127,16 +130,40 @@ impl Database {
     }
 }
 
+/// What a path names.
+pub(super) trait Named: Send + Sync + Sized + 'static {
+    /// # Errors
+    /// `InvalidInput` for what is no identifier.
+    fn read(id: &str, delimiter: &str, database: Database) -> Result<Self>;
+}
+
+/// What the path of a request names, which is read once, whichever of its layers asks for it.
+pub(super) async fn named<T: Named>(parts: &mut Parts) -> Result<Arc<T>, ApiError> {
+    if let Some(known) = parts.extensions.get::<Arc<T>>() {
+        return Ok(known.clone());
+    }
+    let (id, delimiter) = raw_id(parts).await?;
+    let database = Database::from_request_parts(parts, &()).await?;
+    let read = Arc::new(T::read(&id, &delimiter, database)?);
+    parts.extensions.insert(read.clone());
+    Ok(read)
+}
+
 /// A namespace that the path names.
+#[derive(Debug, Clone)]
 pub struct NamespacePath(pub NamespaceId, pub Database);
+
+impl Named for NamespacePath {
+    fn read(id: &str, delimiter: &str, database: Database) -> Result<Self> {
+        Ok(Self(database.holds(NamespaceId::parse(id, delimiter)?), database))
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for NamespacePath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let (id, delimiter) = raw_id(parts).await?;
-        let database = Database::from_request_parts(parts, &()).await?;
-        Ok(Self(database.holds(NamespaceId::parse(&id, &delimiter)?), database))
+        named(parts).await.map(Arc::unwrap_or_clone)
     }
 }
 
@@ -144,21 +171,26 @@ impl NamespacePath {
     /// # Errors
     /// `InvalidInput` when the body names another object than the path.
     pub fn matching(self, body_id: Option<&[String]>) -> Result<NamespaceId> {
-        same_id(body_id, &self.1.shown(self.0.to_list()))?;
+        same_id(body_id, || self.1.shown(self.0.to_list()))?;
         Ok(self.0)
     }
 }
 
 /// A table that the path names.
+#[derive(Debug, Clone)]
 pub struct TablePath(pub TableId, pub Database);
+
+impl Named for TablePath {
+    fn read(id: &str, delimiter: &str, database: Database) -> Result<Self> {
+        Ok(Self(database.holds_table(TableId::parse(id, delimiter)?), database))
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for TablePath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let (id, delimiter) = raw_id(parts).await?;
-        let database = Database::from_request_parts(parts, &()).await?;
-        Ok(Self(database.holds_table(TableId::parse(&id, &delimiter)?), database))
+        named(parts).await.map(Arc::unwrap_or_clone)
     }
 }
 
@@ -166,7 +198,7 @@ impl TablePath {
     /// # Errors
     /// `InvalidInput` when the body names another object than the path.
     pub fn matching(self, body_id: Option<&[String]>) -> Result<TableId> {
-        same_id(body_id, &self.1.shown(self.0.to_list()))?;
+        same_id(body_id, || self.1.shown(self.0.to_list()))?;
         Ok(self.0)
     }
 }
@@ -190,18 +222,16 @@ impl TransactionPath {
     /// # Errors
     /// `InvalidInput` when the body names another transaction than the path.
     pub fn matching(self, body_id: Option<&[String]>) -> Result<String> {
-        same_id(body_id, &self.0)?;
+        same_id(body_id, || self.0.clone())?;
         Ok(self.0.into_iter().next_back().unwrap_or_default())
     }
 }
 
-fn same_id(body: Option<&[String]>, path: &[String]) -> Result<()> {
-    match body {
-        Some(body) if body != path => {
-            Err(Error::invalid_input("the id in the body is not the one in the path"))
-        }
-        _ => Ok(()),
+fn same_id(body: Option<&[String]>, path: impl FnOnce() -> Vec<String>) -> Result<()> {
+    if body.is_some_and(|body| body != path()) {
+        return Err(Error::invalid_input("the id in the body is not the one in the path"));
     }
+    Ok(())
 }
 
 /// The parameters `id` and `delimiter`, for the document.

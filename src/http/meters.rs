@@ -7,7 +7,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::response::Response;
 
-use super::body::{self, Beside, Kept};
+use super::body::{self, Beside};
 use super::document;
 use crate::telemetry::meters::{self, Label, Present};
 
@@ -56,19 +56,23 @@ fn names() -> &'static HashMap<(&'static str, &'static str), &'static str> {
 /// Counts the bytes of a request's body as they are read.
 pub(super) fn count_received(request: Request, operation: Label) -> Request {
     let bytes = meters::received(operation);
-    request.map(|body| body::with(body, Counted(bytes)))
+    request.map(|body| body::with(body, Counted { bytes, _present: None }))
 }
 
 /// Counts the bytes of an answer as they are sent. The request is there until they are.
 pub(super) fn count_sent(response: Response, operation: Label, present: Present) -> Response {
     let bytes = meters::sent(operation);
-    response.map(|body| body::with(body::with(body, Counted(bytes)), Kept(present)))
+    response.map(|body| body::with(body, Counted { bytes, _present: Some(present) }))
 }
 
-struct Counted(meters::Bytes);
+struct Counted {
+    bytes: meters::Bytes,
+    /// The request, until all of its answer was sent.
+    _present: Option<Present>,
+}
 
 impl Beside for Counted {
     fn came(&mut self, bytes: u64) {
-        self.0.increment(bytes);
+        self.bytes.increment(bytes);
     }
 }

@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::{Next, from_fn, map_request};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::AppState;
-use super::access;
 use super::body::{self, Left};
 use super::error::{ApiError, failure_of, render};
-use super::extract::TablePath;
+use super::extract::{TablePath, named};
 use super::meters::{count_received, count_sent, operation_of};
 use super::pace;
+use super::{access, admission, once, refusals};
 use crate::error::Error;
 use crate::model::Asked;
 use crate::telemetry::meters::{self, Present};
@@ -39,32 +39,47 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 const MAX_READ_AHEAD_BYTES: usize = 64 << 10;
 
 pub(super) fn wrap(router: Router, client_timeout: Duration) -> Router {
-    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(observe)).layer(map_request(
-        move |request: Request| std::future::ready(give_up_after(client_timeout, request)),
-    ))
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(move |request, next| observe(give_up_after(client_timeout, request), next)))
 }
 
-/// A request that fails because its table goes meanwhile, with all files, is no failure of the server:
-/// whoever drops a table or its namespace waits for nobody.
-pub(super) async fn unless_gone(
+/// What every request of an operation passes through, from the outside to the inside. One layer, since
+/// each has a future of its own in memory and copies of all those within it.
+pub(super) async fn pass_on(
     State(state): State<AppState>,
     request: Request,
     next: Next,
 ) -> Response {
+    let state = &state;
+    let once = |request| once::take_effect_once(state, request, next);
+    let here = |request| unless_gone(state, request, once);
+    let allowed = |request| access::decide(state, request, here);
+    let noted = |request| refusals::note(state, request, allowed);
+    admission::admit(state, request, noted).await
+}
+
+/// A request that fails because its table goes meanwhile, with all files, is no failure of the server:
+/// whoever drops a table or its namespace waits for nobody.
+async fn unless_gone<F: Future<Output = Response>>(
+    state: &AppState,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let path = request.uri().path();
     if !access::TABLES.iter().any(|prefix| path.starts_with(prefix)) {
-        return next.run(request).await;
+        return next(request).await;
     }
     let began_us = state.engine.now_us();
     let (mut parts, body) = request.into_parts();
-    let table = TablePath::from_request_parts(&mut parts, &()).await;
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let table = named::<TablePath>(&mut parts).await;
+    let response = next(Request::from_parts(parts, body)).await;
     let Some(error) = failure_of(&response) else { return response };
-    let Ok(TablePath(id, _)) = table else { return response };
-    match state.engine.went_since(&id, began_us).await {
+    let Ok(TablePath(id, _)) = table.as_deref() else { return response };
+    match Box::pin(state.engine.went_since(id, began_us)).await {
         Ok(true) => {
             tracing::warn!(table.id = %id, ?error, "a table went while a request was at it");
-            ApiError::from(Error::TableNotFound(id)).into_response()
+            ApiError::from(Error::TableNotFound(id.clone())).into_response()
         }
         Ok(false) | Err(_) => response,
     }
@@ -138,6 +153,9 @@ async fn read_ahead(request: Request) -> Result<Request, ApiError> {
 /// Gives a body up of which nothing comes for so long, or too little.
 fn give_up_after(client_timeout: Duration, request: Request) -> Request {
     request.map(|body| {
+        if body.is_end_stream() {
+            return body;
+        }
         // What keeps its pace does not say how long it is.
         let left = Left(body.size_hint().exact());
         body::with(pace::of(body, client_timeout), left)

@@ -334,11 +334,7 @@ pub fn router(state: AppState, client_timeout: Duration) -> Router {
     let served = operations()
         .0
         .merge(lancedb_operations(&state))
-        .layer(from_fn_with_state(state.clone(), once::take_effect_once))
-        .layer(from_fn_with_state(state.clone(), middleware::unless_gone))
-        .layer(from_fn_with_state(state.clone(), access::decide))
-        .layer(from_fn_with_state(state.clone(), refusals::note))
-        .layer(from_fn_with_state(state.clone(), admission::admit))
+        .layer(from_fn_with_state(state.clone(), middleware::pass_on))
         .with_state(state)
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json")))
         .fallback(error::no_such_route)

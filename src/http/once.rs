@@ -6,7 +6,7 @@
 //! hash is known at its end only: the rows are staged first, and the engine takes the key then.
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -177,11 +177,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
 }
 
 /// Passes a request on once, however often it is sent with its key.
-pub(super) async fn take_effect_once(
-    State(state): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn take_effect_once(state: &AppState, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let takes = match path.and_then(takes) {
         Some(takes) if request.method() != Method::GET && takes != Takes::Itself => takes,
@@ -196,22 +192,22 @@ pub(super) async fn take_effect_once(
         Ok(None) => return next.run(request).await,
         Err(error) => return ApiError::from(error).into_response(),
     };
-    match pass_on_once(state, &key, takes, request, next).await {
+    match Box::pin(pass_on_once(state, &key, takes, request, next)).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
 async fn pass_on_once(
-    state: AppState,
+    state: &AppState,
     key: &str,
     takes: Takes,
     request: Request,
     next: Next,
 ) -> ApiResult<Response> {
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::from_request_parts(&mut parts, &state).await?;
-    let database = Database::from_request_parts(&mut parts, &state).await?;
+    let caller = Caller::from_request_parts(&mut parts, state).await?;
+    let database = Database::from_request_parts(&mut parts, state).await?;
     let database = database.namespace().map(|name| name.to_string());
     let route = format!("{} {}", parts.method, parts.uri);
     // As JSON, since none of them is free of any separator.
@@ -222,8 +218,8 @@ async fn pass_on_once(
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
     let (once, request) =
-        read(&state, Request::from_parts(parts, body), |bytes| Once::of_key(&bound, bytes)).await?;
-    answer_once(&state, once, request, next).await
+        read(state, Request::from_parts(parts, body), |bytes| Once::of_key(&bound, bytes)).await?;
+    answer_once(state, once, request, next).await
 }
 
 /// The key of a request with a short body, and the request with its body read.

@@ -5,15 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::AppState;
-use super::access::{Refused, object_of_path};
+use super::access::{OfPath, Refused};
 use super::error::refused_with;
 use super::once::changes_something;
 use crate::commit::Engine;
@@ -131,14 +130,17 @@ fn lose(refusals: usize) {
 }
 
 /// Passes a request on, and writes down if it is refused.
-pub(super) async fn note(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(super) async fn note<F: Future<Output = Response>>(
+    state: &AppState,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let changes = path.is_some_and(|path| changes_something(request.method(), path));
     let asked = request.extensions().get::<Arc<Asked>>().cloned();
     let (mut parts, body) = request.into_parts();
-    // What is no identifier, is nothing's.
-    let object = object_of_path(&mut parts).await;
-    let response = next.run(Request::from_parts(parts, body)).await;
+    let path = OfPath::of(&mut parts).await;
+    let response = next(Request::from_parts(parts, body)).await;
     let Some((error, code)) = refused_with(&response) else { return response };
     let is_kept = match error.and_entry().0 {
         Error::ServiceUnavailable(_) | Error::Throttling(_) => false,
@@ -151,7 +153,7 @@ pub(super) async fn note(State(state): State<AppState>, request: Request, next: 
     let caller = response.extensions().get::<Caller>().cloned();
     let caller = caller.unwrap_or_else(Caller::anonymous).who_asked(asked);
     let now_us = state.engine.now_us();
-    let object = object.unwrap_or_else(Object::root);
+    let object = path.map_or_else(Object::root, |path| path.object());
     let event = Event {
         code: Some(code),
         ..Event::new(EventKind::RequestRefused, object, &caller, now_us)

@@ -11,10 +11,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use serde::Deserialize;
@@ -22,12 +21,12 @@ use serde::Deserialize;
 use super::AppState;
 use super::admission::is_small;
 use super::error::ApiError;
-use super::extract::{NamespacePath, TablePath};
+use super::extract::{NamespacePath, TablePath, named};
 use super::openapi::Identity;
 use super::rates::address_of;
 use crate::auth::Access;
 use crate::error::{Error, Result};
-use crate::model::{Caller, Object, Role};
+use crate::model::{Caller, NamespaceId, Object, Role};
 
 /// The longest body that is looked through for an identity: what asks for a little is let in however
 /// many do, and what changes or reads rows is counted before.
@@ -216,31 +215,31 @@ struct OfBody {
 }
 
 /// Finds out who sends a request, and passes it on if they may.
-pub(super) async fn decide(
-    State(state): State<AppState>,
+pub(super) async fn decide<F: Future<Output = Response>>(
+    state: &AppState,
     request: Request,
-    next: Next,
+    next: impl FnOnce(Request) -> F,
 ) -> Response {
     let path = path_of(&request);
     let (need, is_counted) = (need_of(request.method(), path), path != METRICS);
     if need == Some(Open) {
-        return next.run(request).await;
+        return next(request).await;
     }
     if !state.access.is_guarded() {
         // Everybody may do everything, but not too often.
         let rate =
             if is_counted { state.rates.allow_address(address_of(&request)) } else { Ok(()) };
         return match rate {
-            Ok(()) => next.run(request).await,
+            Ok(()) => next(request).await,
             Err(error) => refuse(error, None),
         };
     }
-    let (caller, credential, request) = match identify(&state, need, request).await {
+    let (caller, credential, request) = match identify(state, need, request).await {
         Ok(known) => known,
         Err(error) => return refuse(error, None),
     };
-    let mut response = match admit(&state, need, &caller, credential, request).await {
-        Ok(request) => next.run(request).await,
+    let mut response = match admit(state, need, &caller, credential, request).await {
+        Ok(request) => next(request).await,
         Err(error) => return refuse(error, Some(caller)),
     };
     // Whoever writes down what was refused is told who asked.
@@ -335,36 +334,51 @@ impl Standing {
     }
 }
 
-/// What a path names, whatever is needed for it.
-pub(super) async fn object_of_path(parts: &mut Parts) -> Option<Object> {
-    if parts.uri.path().starts_with(NAMESPACES) {
-        let found = NamespacePath::from_request_parts(parts, &()).await.ok();
-        return found.map(|NamespacePath(id, _)| Object::Namespace(id));
+/// What a path names.
+pub(super) enum OfPath {
+    Namespace(Arc<NamespacePath>),
+    Table(Arc<TablePath>),
+}
+
+impl OfPath {
+    /// What is no identifier, is nothing's.
+    pub(super) async fn of(parts: &mut Parts) -> Option<Self> {
+        let path = parts.uri.path();
+        if path.starts_with(NAMESPACES) {
+            return named(parts).await.ok().map(Self::Namespace);
+        }
+        if TABLES.iter().any(|start| path.starts_with(start)) {
+            return named(parts).await.ok().map(Self::Table);
+        }
+        None
     }
-    if !TABLES.iter().any(|start| parts.uri.path().starts_with(start)) {
-        return None;
+
+    pub(super) fn object(&self) -> Object {
+        match self {
+            Self::Namespace(path) => Object::Namespace(path.0.clone()),
+            Self::Table(path) => Object::Table(path.0.clone()),
+        }
     }
-    let found = TablePath::from_request_parts(parts, &()).await.ok();
-    found.map(|TablePath(id, _)| Object::Table(id))
+
+    /// The namespace that holds it; the root holds itself.
+    fn above(&self) -> Object {
+        Object::Namespace(match self {
+            Self::Namespace(path) => {
+                path.0.split().map_or_else(NamespaceId::root, |(parent, _)| parent)
+            }
+            Self::Table(path) => path.0.namespace.clone(),
+        })
+    }
 }
 
 /// What a caller needs a role on, if the path names it.
 async fn object_of(need: Need, parts: &mut Parts) -> Option<Object> {
     match need {
-        Open | Known => return None,
-        Root(_) => return Some(Object::root()),
-        Sight | On(_) | In(_) => {}
+        Open | Known => None,
+        Root(_) => Some(Object::root()),
+        Sight | On(_) => Some(OfPath::of(parts).await?.object()),
+        In(_) => Some(OfPath::of(parts).await?.above()),
     }
-    if parts.uri.path().starts_with(NAMESPACES) {
-        let NamespacePath(id, _) = NamespacePath::from_request_parts(parts, &()).await.ok()?;
-        let above = id.split().filter(|_| matches!(need, In(_))).map(|(parent, _)| parent);
-        return Some(Object::Namespace(above.unwrap_or(id)));
-    }
-    let TablePath(id, _) = TablePath::from_request_parts(parts, &()).await.ok()?;
-    Some(match need {
-        In(_) => Object::Namespace(id.namespace),
-        _ => Object::Table(id),
-    })
 }
 
 /// Lets a caller do something with an object. Answers whether what they make in it is theirs to manage
@@ -453,6 +467,15 @@ mod tests {
                 let is_served = operation.is_some();
                 assert_eq!(need_of(&method, path).is_some(), is_served, "{method} {path}");
             }
+        }
+    }
+
+    #[test]
+    fn a_role_on_what_a_path_names_is_asked_for_where_it_names_something() {
+        for (method, path, need) in ROUTES {
+            let names = [NAMESPACES].iter().chain(&TABLES).any(|start| path.starts_with(start));
+            let asks = matches!(need, Sight | On(_) | In(_));
+            assert!(names || !asks, "{method} {path}");
         }
     }
 

@@ -26,7 +26,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::error::{ApiResult, Dialect};
-use super::extract::{Query, TablePath};
+use super::extract::{Query, TablePath, named};
 use super::namespace::tables::get_table_on;
 use crate::error::{Error, Result};
 use crate::model::{Page, PageScope, Table};
@@ -54,14 +54,14 @@ struct OfBranch {
 /// operation has not said so.
 pub(super) async fn speak(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let table = TablePath::from_request_parts(&mut parts, &()).await;
+    let table = named::<TablePath>(&mut parts).await;
     let branch = Query::<OfBranch>::from_request_parts(&mut parts, &()).await;
     let mut response = next.run(Request::from_parts(parts, body)).await;
     response.extensions_mut().insert(Dialect::LanceDb);
-    if let (Ok(TablePath(id, _)), Ok(Query(of))) = (table, branch)
+    if let (Ok(TablePath(id, _)), Ok(Query(of))) = (table.as_deref(), branch)
         && response.status() == StatusCode::OK
         && !response.headers().contains_key(VERSION)
-        && let Ok(table) = get_table_on(&state, &id, of.branch.as_deref()).await
+        && let Ok(table) = get_table_on(&state, id, of.branch.as_deref()).await
         && let Some(version) = newest(&state, &table).await
     {
         response.headers_mut().insert(VERSION, HeaderValue::from(version));

@@ -34,7 +34,7 @@ pub(super) async fn storage_options(
     if vend_credentials == Some(false) || !state.lake.vends(&location) {
         return Ok(told);
     }
-    match vend(state, caller, standing, table, &location).await {
+    match Box::pin(vend(state, caller, standing, table, &location)).await {
         Ok((_, credentials)) => {
             let mut options = told.unwrap_or_default();
             options.extend(credentials.options().clone());

@@ -325,7 +325,7 @@ impl DescribeTableRequest {
             return Err(Error::invalid_input("give a tag, or a version and a branch, not both"));
         }
         let table = get_table(state, id).await?;
-        let tag = state.engine.find_tag(&table, tag).await?;
+        let tag = Box::pin(state.engine.find_tag(&table, tag)).await?;
         Ok((Table { branch: tag.branch, ..table }, Some(tag.version)))
     }
 }
@@ -415,13 +415,13 @@ pub async fn describe_table(
         response.table_uri = Some(Location::from_stored(table.location.clone()).to_uri());
     }
     if either(query.load_detailed_metadata, request.load_detailed_metadata) {
-        add_details(&state, &table, version, &database, &mut response).await?;
+        Box::pin(add_details(&state, &table, version, &database, &mut response)).await?;
     } else if let Some(version) = version {
-        let found = state.engine.describe_version(&table, version).await?;
+        let found = Box::pin(state.engine.describe_version(&table, version)).await?;
         response.version = Some(found.manifest.version);
     }
     if either(query.check_declared, request.check_declared) {
-        response.is_only_declared = Some(is_only_declared(&state, &table).await?);
+        response.is_only_declared = Some(Box::pin(is_only_declared(&state, &table)).await?);
     }
     // Last, so that nobody gets credentials with an answer that is refused after all.
     response.storage_options =
