@@ -98,7 +98,8 @@ pub struct Settings {
     pub max_batch_bytes: u64,
     /// How many changes of one branch may wait for each other; more are told to come again.
     pub max_waiting: usize,
-    /// How much of uploads may be in memory at once, in bytes of their Arrow messages.
+    /// How much of uploads may be in memory at once, in bytes of their Arrow messages and of the bodies
+    /// of large commits.
     pub max_upload_bytes: u64,
     /// How many requests that read or change tables may be at work at once.
     pub max_requests: usize,

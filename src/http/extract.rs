@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::body::{HttpBody, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -17,7 +18,9 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{Required, Schema};
 
 use super::AppState;
+use super::admission::Taken;
 use super::error::ApiError;
+use super::middleware::cut_off;
 use crate::error::{Error, Result};
 use crate::model::{Asked, Caller, Mark, Name, NamespaceId, StreamKey, TableId};
 
@@ -27,6 +30,8 @@ pub const DEFAULT_DELIMITER: &str = "$";
 const MAX_JSON_MIB: u64 = 4;
 /// The largest JSON body of a commit: some hundred thousand fragments.
 const MAX_COMMIT_BYTES: u64 = 128 << 20;
+/// One of this size takes no room.
+const SMALL_COMMIT_BYTES: u64 = 64 << 10;
 
 #[derive(Deserialize)]
 struct IdSegment {
@@ -308,13 +313,41 @@ impl FromRequest<AppState> for JsonBytes {
 }
 
 /// The JSON body of a commit as it came: its bytes are what an idempotency key is bound to.
-pub struct CommitBytes(pub Bytes);
+pub struct CommitBytes {
+    pub bytes: Bytes,
+    /// The room that it takes among uploads, until what it asks for is done.
+    pub(super) room: Option<Taken>,
+}
 
 impl FromRequest<AppState> for CommitBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        Ok(Self(read_body(request, state, MAX_COMMIT_BYTES).await?))
+        let limit = state.limits.max_body_bytes.unwrap_or(MAX_COMMIT_BYTES).min(MAX_COMMIT_BYTES);
+        let body = request.into_body();
+        let said = body.size_hint().exact();
+        let ensure_fits = |bytes: u64| {
+            let too_large = || format!("the body is larger than {limit} bytes");
+            (bytes <= limit).then_some(()).ok_or_else(|| Error::invalid_input(too_large()))
+        };
+        ensure_fits(said.unwrap_or(0))?;
+        let (mut bytes, mut held, mut room) = (BytesMut::new(), SMALL_COMMIT_BYTES, None);
+        let mut parts = body.into_data_stream();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|error| Error::invalid_input(cut_off(&error)))?;
+            let needed = (bytes.len() + part.len()) as u64;
+            ensure_fits(needed)?;
+            if needed > held {
+                // For all of it, or where nobody knows how much that is, for as much again.
+                let more = said.unwrap_or(2 * needed).max(needed) - held;
+                let is_begun = room.is_some();
+                room = Some(state.admission.room.take(more, room, is_begun).await?);
+                held += more;
+                bytes.reserve(usize::try_from(held).unwrap_or_default() - bytes.len());
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(Self { bytes: bytes.freeze(), room })
     }
 }
 

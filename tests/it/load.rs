@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::group_commits::{hold, release};
 use crate::support::batches::{batch_ab, batch_vectors, ipc};
 use crate::support::code::*;
-use crate::support::{Backend, Reply, TestServer, assert_error, table};
+use crate::support::{Backend, Reply, TestServer, assert_error, raw, table};
 
 /// A server with a table of three rows.
 async fn server(configure: impl Fn(&mut Settings) + Send + Sync + 'static) -> TestServer {
@@ -135,6 +135,42 @@ async fn uploads_wait_for_room_and_then_are_told_to_come_again() {
     });
     waited.ok();
     assert_eq!(server.count("ns$t").await, 3 + 2 * 1_997);
+}
+
+/// A commit names as many fragments as it likes, and is read before anybody knows what it is about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_commits_wait_for_room_and_then_are_told_to_come_again() {
+    let server = server(|settings| settings.max_upload_bytes = 256 << 10).await;
+    let upload = server.upload("ns$t", &batch_ab(3..5)).await;
+    let commit = json!({
+        "operation": "append", "read_version": 1, "uploads": [upload["upload_id"]],
+        "on_conflict": "rebase",
+    });
+    let commit = commit.to_string() + &" ".repeat(200 << 10);
+    let half = commit.len() / 2;
+    let path = table("ns$t", "commit");
+    let json = [("content-type", "application/json")];
+    let mut first = raw::Begun::of(&server, &path, &json, commit.len());
+    first.send(&commit.as_bytes()[..half]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for path in [path.as_str(), "/v1/commit"] {
+        let request = server.request(Method::POST, path).body(commit.clone());
+        assert_told_to_come_again(&server.send(request).await);
+        let stream = futures::stream::iter([Ok::<_, std::io::Error>(commit.clone())]);
+        let request = server.request(Method::POST, path).body(Body::wrap_stream(stream));
+        assert_told_to_come_again(&server.send(request).await);
+    }
+    assert_small_questions_are_answered(&server).await;
+    // Small ones take none.
+    server.append("ns$t", 1, &batch_ab(5..6)).await;
+    first.send(&commit.as_bytes()[half..]);
+    let (status, told) = first.answer();
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(server.count("ns$t").await, 3 + 2 + 1);
+    // There is room again.
+    let request = server.request(Method::POST, &path).body(commit);
+    let reply = server.send(request).await;
+    assert_error(&reply, 400, INVALID_INPUT);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

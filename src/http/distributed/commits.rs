@@ -130,15 +130,16 @@ pub async fn commit_table(
     caller: Caller,
     path: TablePath,
     headers: HeaderMap,
-    CommitBytes(body): CommitBytes,
+    CommitBytes { bytes, room }: CommitBytes,
 ) -> ApiResult<Reply<CommitTableResponse>> {
-    let request: CommitTableRequest = parse_commit(body.clone()).await?;
+    let request: CommitTableRequest = parse_commit(bytes.clone()).await?;
     let id = path.matching(request.id.as_deref())?;
     let table = get_table_on(&state, &id, request.branch.as_deref()).await?;
     let request = request.into_commit()?;
     let route = format!("CommitTable {} {}", table.key, table.branch);
-    let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &body));
+    let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &bytes));
     let outcome = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        let _room = room;
         state.engine.commit_table(&table, request, once.as_ref(), &caller).await
     })
     .await?;

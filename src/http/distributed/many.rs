@@ -95,9 +95,9 @@ pub async fn commit_tables(
     caller: Caller,
     database: Database,
     headers: HeaderMap,
-    CommitBytes(body): CommitBytes,
+    CommitBytes { bytes, room }: CommitBytes,
 ) -> ApiResult<Reply<CommitTablesResponse>> {
-    let request: CommitTablesRequest = parse_commit(body.clone()).await?;
+    let request: CommitTablesRequest = parse_commit(bytes.clone()).await?;
     let commits = request.into_commits(&database)?;
     for (index, commit) in commits.iter().enumerate() {
         let table = Object::Table(commit.id.clone());
@@ -105,8 +105,9 @@ pub async fn commit_tables(
         allowed.map_err(|error| Error::of_entry(index, error))?;
     }
     let route = format!("CommitTables {:?}", database.namespace());
-    let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &body));
+    let once = idempotency_key(&headers)?.map(|key| Once::new(&caller, &route, key, &bytes));
     let committed = finish_even_if_the_client_leaves(&state.work.clone(), async move {
+        let _room = room;
         state.engine.commit_tables(commits, once.as_ref(), &caller).await
     })
     .await?;
