@@ -340,8 +340,8 @@ impl FromRequest<AppState> for CommitBytes {
             if needed > held {
                 // For all of it, or where nobody knows how much that is, for as much again.
                 let more = said.unwrap_or(2 * needed).max(needed) - held;
-                let is_begun = room.is_some();
-                room = Some(state.admission.room.take(more, room, is_begun).await?);
+                // Unlike rows, what came of it is soon sent again.
+                room = Some(state.admission.room.take(more, room, false).await?);
                 held += more;
                 bytes.reserve(usize::try_from(held).unwrap_or_default() - bytes.len());
             }

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use futures::SinkExt;
 use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt};
 use reqwest::{Body, Method, Response};
 use serde_json::json;
 use tiltyard::config::Settings;
@@ -153,13 +153,24 @@ async fn large_commits_wait_for_room_and_then_are_told_to_come_again() {
     let mut first = raw::Begun::of(&server, &path, &json, commit.len());
     first.send(&commit.as_bytes()[..half]);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    for path in [path.as_str(), "/v1/commit"] {
-        let request = server.request(Method::POST, path).body(commit.clone());
-        assert_told_to_come_again(&server.send(request).await);
-        let stream = futures::stream::iter([Ok::<_, std::io::Error>(commit.clone())]);
-        let request = server.request(Method::POST, path).body(Body::wrap_stream(stream));
-        assert_told_to_come_again(&server.send(request).await);
+    // Of some it is not known how long they are, nor in how many pieces they come.
+    let pieces = |bytes| {
+        let pieces: Vec<_> = commit.as_bytes().chunks(bytes).map(<[u8]>::to_vec).collect();
+        let pieces = futures::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
+        Body::wrap_stream(pieces.then(|piece| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            piece
+        }))
+    };
+    let bodies = || [commit.clone().into(), pieces(commit.len()), pieces(10 << 10)];
+    let asked = Instant::now();
+    let replies = [path.as_str(), "/v1/commit"].into_iter().flat_map(|path| {
+        bodies().map(|body| server.send(server.request(Method::POST, path).body(body)))
+    });
+    for reply in futures::future::join_all(replies).await {
+        assert_told_to_come_again(&reply);
     }
+    assert!(asked.elapsed() < Duration::from_secs(30), "for too long: {:?}", asked.elapsed());
     assert_small_questions_are_answered(&server).await;
     // Small ones take none.
     server.append("ns$t", 1, &batch_ab(5..6)).await;
