@@ -71,9 +71,6 @@ const MAX_ROW_BYTES: u64 = 16 << 20;
 const RESERVED_BYTES: u64 = 64 << 20;
 /// How many decoded batches may wait for the writer.
 const BATCHES_AHEAD: usize = 2;
-/// How much of a refused body is still read, so that the client gets to see the answer.
-const MAX_DRAINED_BYTES: u64 = 1 << 30;
-const MAX_DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// The body of an upload: one Arrow IPC stream, not read yet.
 pub struct ArrowBody {
@@ -149,8 +146,7 @@ pub async fn decode_schema(what: &str, bytes: Bytes) -> Result<SchemaRef> {
     })
 }
 
-/// The chunks of a body. One that is dropped before its end is read on in the background, because
-/// a connection that is closed on a client in the middle of its upload takes our answer with it.
+/// The chunks of a body.
 struct Chunks {
     stream: Option<BodyDataStream>,
     received: u64,
@@ -193,29 +189,6 @@ impl Chunks {
                 }
             }
         }
-    }
-}
-
-impl Drop for Chunks {
-    fn drop(&mut self) {
-        let Some(mut stream) = self.stream.take() else {
-            return;
-        };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        runtime.spawn(async move {
-            let drain = async {
-                let mut drained = 0;
-                while let Some(Ok(chunk)) = stream.next().await {
-                    drained += chunk.len() as u64;
-                    if drained > MAX_DRAINED_BYTES {
-                        break;
-                    }
-                }
-            };
-            let _ = tokio::time::timeout(MAX_DRAIN_TIME, drain).await;
-        });
     }
 }
 

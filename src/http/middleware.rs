@@ -21,7 +21,7 @@ use super::error::{ApiError, failure_of, render};
 use super::extract::{TablePath, named};
 use super::meters::{count_received, count_sent, operation_of};
 use super::pace;
-use super::{access, admission, once, refusals};
+use super::{access, admission, lingering, once, refusals};
 use crate::error::Error;
 use crate::model::Asked;
 use crate::telemetry::meters::{self, Present};
@@ -135,13 +135,11 @@ async fn observe(request: Request, next: Next) -> Response {
     respond.instrument(span).await
 }
 
-/// Reads a small body to its end. Where an answer is ready before that (a refusal, or an operation
-/// that has no body and is sent one all the same), the connection is closed, often without a word
-/// of it in the answer; a client that keeps connections then loses its next request.
+/// Reads a small body to its end, so that no answer is ready before that: a refusal, or that of an
+/// operation that has no body and is sent one all the same.
 async fn read_ahead(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
-    let small = |bytes| usize::try_from(bytes).is_ok_and(|bytes| bytes <= MAX_READ_AHEAD_BYTES);
-    if !body.size_hint().exact().is_some_and(small) {
+    if !is_small(&body) {
         return Ok(Request::from_parts(parts, body));
     }
     let bytes = to_bytes(body, MAX_READ_AHEAD_BYTES)
@@ -150,16 +148,24 @@ async fn read_ahead(request: Request) -> Result<Request, ApiError> {
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
+fn is_small(body: &Body) -> bool {
+    body.size_hint().exact().is_some_and(|bytes| bytes <= MAX_READ_AHEAD_BYTES as u64)
+}
+
 /// Gives a body up of which nothing comes for so long, or too little.
 fn give_up_after(client_timeout: Duration, request: Request) -> Request {
-    request.map(|body| {
-        if body.is_end_stream() {
-            return body;
-        }
+    let (parts, mut body) = request.into_parts();
+    if !body.is_end_stream() {
         // What keeps its pace does not say how long it is.
         let left = Left(body.size_hint().exact());
-        body::with(pace::of(body, client_timeout), left)
-    })
+        let is_small = is_small(&body);
+        body = pace::of(body, client_timeout);
+        if !is_small {
+            body = lingering::on(body, &parts.headers);
+        }
+        body = body::with(body, left);
+    }
+    Request::from_parts(parts, body)
 }
 
 /// What became of a body that did not come to its end.

@@ -12,6 +12,7 @@ pub mod events;
 pub mod extract;
 mod health;
 mod lancedb;
+mod lingering;
 mod meters;
 mod middleware;
 pub mod namespace;

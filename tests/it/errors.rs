@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::batches::{batch_ab, ipc};
 use crate::support::code::*;
 use crate::support::{
-    assert_error, assert_refused, foreign, namespace, raw, table, text, upstream,
+    TestServer, assert_error, assert_refused, foreign, namespace, raw, table, text, upstream,
 };
 
 /// What a body of no sense must not do to any operation that takes JSON.
@@ -51,9 +51,30 @@ both! {
             ("/v1/nonsense".to_owned(), "{}", 404),
         ] {
             let statuses = tokio::task::block_in_place(|| {
-                raw::slow_body_then_another(&server, &path, body)
+                raw::slow_body_then_another(&server, &path, body.as_bytes())
             });
             assert_eq!(statuses, [expected, 200], "{path}");
+        }
+    }
+}
+
+on! { TestServer::guarded; sqlite: Sqlite, postgres: Postgres;
+    // A client that sends all before it looks at the answer is told why, not that the pipe is broken.
+    async fn a_refusal_reaches_who_is_still_sending(server: TestServer) {
+        let insert = table("ns$t", "insert");
+        for (path, expected) in [
+            (insert.as_str(), 401),
+            ("/v1/commit", 401),
+            ("/v1/nonsense", 404),
+            ("/healthz", 405),
+        ] {
+            let body = vec![0; 32 << 20];
+            let statuses =
+                tokio::task::block_in_place(|| raw::slow_body_then_another(&server, path, &body));
+            assert_eq!(statuses, [expected, 200], "{path}");
+            // Who asks first is spared the sending.
+            let status = tokio::task::block_in_place(|| raw::asked(&server, path, body.len()));
+            assert_eq!(status, expected, "{path}");
         }
     }
 }

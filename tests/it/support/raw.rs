@@ -77,18 +77,27 @@ pub fn hang_up(server: &TestServer, path: &str, length: usize, beginning: &[u8])
 
 /// Sends two requests over one connection, the body of the first a moment after its head, and gives
 /// the status of both; 0 where the connection was closed instead.
-pub fn slow_body_then_another(server: &TestServer, path: &str, body: &str) -> [u16; 2] {
+pub fn slow_body_then_another(server: &TestServer, path: &str, body: &[u8]) -> [u16; 2] {
     let mut socket = open(server);
     let mut first = head(server, "POST", path, &[("content-type", "application/json")]);
     first.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
     socket.write_all(first.as_bytes()).expect("the head is sent");
     std::thread::sleep(Duration::from_millis(100));
-    // The server may have closed the connection by now, which the second status then tells.
-    let _ = socket.write_all(body.as_bytes());
+    // The server may have closed the connection by now, which the status then tells.
+    let _ = socket.write_all(body);
     let first = status(&mut socket);
     let second = head(server, "GET", "/healthz", &[]) + "connection: close\r\n\r\n";
     let _ = socket.write_all(second.as_bytes());
     [first, status(&mut socket)]
+}
+
+/// The status of the answer to the head of a request that asks whether to send its body.
+pub fn asked(server: &TestServer, path: &str, length: usize) -> u16 {
+    let mut socket = open(server);
+    let mut head = head(server, "POST", path, &[]);
+    head.push_str(&format!("content-length: {length}\r\nexpect: 100-continue\r\n\r\n"));
+    socket.write_all(head.as_bytes()).expect("the head is sent");
+    status(&mut socket)
 }
 
 /// The status of the next answer, whose body is read too.
