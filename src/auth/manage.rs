@@ -68,7 +68,7 @@ impl Keeper<'_> {
     }
 
     async fn tell(&self, tx: &mut Tx, event: Event) -> Result<()> {
-        events::insert_event(tx, &event).await
+        events::insert_event(tx, event).await
     }
 
     fn after_us(&self, after: Duration) -> i64 {

@@ -195,7 +195,7 @@ pub async fn put_grant(
         Granted::Table(table) => Object::Table(table.id.clone()),
     };
     let event = Event::new(EventKind::GrantCreated, object, granted_by, now_us);
-    insert_event(tx, &event.with("principal", principal).with("role", role.as_str())).await?;
+    insert_event(tx, event.with("principal", principal).with("role", role.as_str())).await?;
     count_up(tx).await
 }
 

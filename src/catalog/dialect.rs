@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::postgres::in_time;
 use super::readers::Readers;
-use super::{Pools, Tx};
+use super::{Connection, Pools, Tx};
 use crate::error::{Error, Result};
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -125,7 +125,7 @@ fn unreachable(error: &sqlx::Error) -> Error {
 pub(super) async fn lock_locations(tx: &mut Tx) -> Result<(), sqlx::Error> {
     // Any number will do that no other lock of ours has.
     const SQL: &str = "SELECT pg_advisory_xact_lock(8391652017)";
-    let Tx::Postgres(held) = tx else { return Ok(()) };
+    let Connection::Postgres(held) = &mut tx.connection else { return Ok(()) };
     let work = async { sqlx::query(SQL).execute(held.connection()?).await.map(drop) };
     let locked = in_time(work).await;
     held.unless_lost(locked)

@@ -8,6 +8,8 @@ use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{Asked, Branch, Event, EventKind, NamespaceId, Object, TableId};
 
+/// How many events are written down at once; a power of two.
+const WRITTEN_AT_ONCE: usize = 64;
 /// How many events get numbers at once.
 const NUMBERED_AT_ONCE: i64 = 1000;
 /// How many numbers one look goes through, whatever it looks for.
@@ -80,37 +82,63 @@ impl EventRow {
     }
 }
 
-/// Writes down what happens in this transaction.
-pub async fn insert_event(tx: &mut Tx, event: &Event) -> Result<()> {
-    const SQL: &str = "INSERT INTO events (event_id, at_us, kind, object, path, table_id, branch, \
-        version, transaction_id, principal, request_id, operation, remote, code, detail) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-    let (object, path) = match &event.object {
-        Object::Namespace(id) => (NAMESPACE, id.to_stored()),
-        Object::Table(id) => (TABLE, id.to_stored()),
-    };
-    let asked = event.asked.as_ref();
-    let detail = to_json(&event.detail)?;
-    run!(tx, |c| sqlx::query(SQL)
-        .bind(event.id)
-        .bind(event.at_us)
-        .bind(event.kind.as_str())
-        .bind(object)
-        .bind(&path)
-        .bind(event.table)
-        .bind(event.branch.as_ref().map(Branch::as_str))
-        .bind(event.version.map(to_sql))
-        .bind(&event.transaction_id)
-        .bind(&event.principal)
-        .bind(asked.map(|asked| asked.request_id.as_str()))
-        .bind(asked.map(|asked| asked.operation.as_str()))
-        .bind(asked.and_then(|asked| asked.remote).map(|remote| remote.to_string()))
-        .bind(event.code.map(i64::from))
-        .bind(&detail)
-        .execute(c)
-        .await
-        .map(drop))
-    .map_err(|error| failed(error, "writing down an event"))
+/// Writes down what happens in this transaction, at its end at the latest.
+pub async fn insert_event(tx: &mut Tx, event: Event) -> Result<()> {
+    tx.events.push(event);
+    if tx.events.len() < WRITTEN_AT_ONCE { Ok(()) } else { write_down(tx).await }
+}
+
+/// Writes down what happened, in its order. Many commits share a transaction, and each statement waits
+/// for its own answer: what can be is one.
+pub(super) async fn write_down(tx: &mut Tx) -> Result<()> {
+    let events = std::mem::take(&mut tx.events);
+    let mut rest = &*events;
+    while !rest.is_empty() {
+        // Few texts, so that each is prepared once.
+        let (now, later) = rest.split_at(1 << rest.len().min(WRITTEN_AT_ONCE).ilog2());
+        insert_events(tx, now).await?;
+        rest = later;
+    }
+    Ok(())
+}
+
+async fn insert_events(tx: &mut Tx, events: &[Event]) -> Result<()> {
+    let rows: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let (object, path) = match &event.object {
+                Object::Namespace(id) => (NAMESPACE, id.to_stored()),
+                Object::Table(id) => (TABLE, id.to_stored()),
+            };
+            Ok((event, object, path, to_json(&event.detail)?))
+        })
+        .collect::<Result<_>>()?;
+    run!(tx, |c| {
+        let mut insert = QueryBuilder::new(
+            "INSERT INTO events (event_id, at_us, kind, object, path, table_id, branch, version, \
+            transaction_id, principal, request_id, operation, remote, code, detail) ",
+        );
+        insert.push_values(&rows, |mut row, (event, object, path, detail)| {
+            let asked = event.asked.as_ref();
+            row.push_bind(event.id)
+                .push_bind(event.at_us)
+                .push_bind(event.kind.as_str())
+                .push_bind(*object)
+                .push_bind(path)
+                .push_bind(event.table)
+                .push_bind(event.branch.as_ref().map(Branch::as_str))
+                .push_bind(event.version.map(to_sql))
+                .push_bind(&event.transaction_id)
+                .push_bind(&event.principal)
+                .push_bind(asked.map(|asked| asked.request_id.as_str()))
+                .push_bind(asked.map(|asked| asked.operation.as_str()))
+                .push_bind(asked.and_then(|asked| asked.remote).map(|remote| remote.to_string()))
+                .push_bind(event.code.map(i64::from))
+                .push_bind(detail);
+        });
+        insert.build().execute(c).await.map(drop)
+    })
+    .map_err(|error| failed(error, "writing down events"))
 }
 
 /// Whether there are events without a number.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Pools, Tx, write};
+use super::{Pools, Tx, events, write};
 use crate::error::{Error, Result};
 
 /// The most writes of one transaction.
@@ -111,17 +111,60 @@ async fn commit(pools: &Pools, group: &mut [Box<dyn Member>]) -> Option<Result<(
         Ok(tx) => tx,
         Err(error) => return Some(Err(error)),
     };
-    for member in group {
+    for member in &mut *group {
         if !member.run(&mut tx).await {
             return None;
         }
     }
-    Some(tx.commit().await)
+    // What one of them tells of is no other's fault.
+    match events::write_down(&mut tx).await {
+        Err(_) if group.len() > 1 => None,
+        Err(error) => Some(Err(error)),
+        Ok(()) => Some(tx.commit().await),
+    }
 }
 
 fn finish(group: Vec<Box<dyn Member>>, lasted: &Result<()>) {
     for member in group {
         let lasted = lasted.as_ref().copied();
         member.finish(lasted.map_err(|error| error.for_another("writing to the catalog")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::catalog::{Catalog, events};
+    use crate::model::{Caller, Event, EventKind, NamespaceId, Object};
+
+    #[tokio::test]
+    async fn what_one_tells_of_fails_no_other() {
+        const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.at_us = 1 \
+            BEGIN SELECT RAISE(ABORT, 'no'); END";
+        const TOLD: &str = "SELECT at_us FROM events ORDER BY at_us";
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/catalog.db", folder.path().display());
+        let catalog = Catalog::open(&url, 4).await.unwrap();
+        catalog.migrate().await.unwrap();
+        let Pools::Sqlite { writer, .. } = &catalog.pools else { panic!("SQLite") };
+        sqlx::query(REFUSE).execute(writer).await.unwrap();
+        // The first waits for this one's end, and the others for the first's.
+        let before = catalog.write().await.unwrap();
+        let told = (0..3).map(|at_us| {
+            let (object, caller) =
+                (Object::Namespace(NamespaceId::root()), Caller::from_stored("me"));
+            let event = Event::new(EventKind::NamespaceCreated, object, &caller, at_us);
+            catalog.write_with_others(move |tx| Box::pin(events::insert_event(tx, event.clone())))
+        });
+        let told = futures::future::join_all(told);
+        let (told, ()) = tokio::join!(told, async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(before);
+        });
+        assert_eq!(told.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        let found: Vec<i64> = sqlx::query_scalar(TOLD).fetch_all(writer).await.unwrap();
+        assert_eq!(found, [0, 2]);
     }
 }

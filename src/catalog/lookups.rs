@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::readers::Readers;
-use super::{Session, Tx, failed, tables};
+use super::{Connection, Session, Tx, failed, tables};
 use crate::error::{Error, Result};
 use crate::model::{Table, TableId};
 
@@ -54,7 +54,7 @@ async fn serve(readers: Readers, receiver: Arc<Mutex<mpsc::UnboundedReceiver<Loo
         let found = async {
             let reader = readers.acquire().await;
             let reader = reader.map_err(|error| failed(error, "connecting to the catalog"))?;
-            tables::find_tables(&mut Tx::Sqlite(Session::Read(reader)), &ids).await
+            tables::find_tables(&mut Tx::on(Connection::Sqlite(Session::Read(reader))), &ids).await
         };
         // Whoever asked may be gone.
         match found.await {

@@ -36,7 +36,7 @@ use futures::future::BoxFuture;
 use sqlx::{PgPool, Sqlite, SqliteConnection, SqlitePool};
 
 use crate::error::{Error, Result};
-use crate::model::{Table, TableId};
+use crate::model::{Event, Table, TableId};
 use crate::telemetry::meters;
 
 pub use transfer::move_catalog;
@@ -47,12 +47,12 @@ macro_rules! run {
     ($tx:expr, |$connection:ident| $body:expr) => {{
         let span = tracing::debug_span!("sql", otel.kind = "client");
         let work = async {
-            match $tx {
-                $crate::catalog::Tx::Sqlite(session) => {
+            match &mut $tx.connection {
+                $crate::catalog::Connection::Sqlite(session) => {
                     let $connection = &mut **session;
                     $body
                 }
-                $crate::catalog::Tx::Postgres(held) => {
+                $crate::catalog::Connection::Postgres(held) => {
                     let work = async {
                         let $connection = held.connection()?;
                         $body
@@ -90,13 +90,19 @@ enum Pools {
 }
 
 /// One connection for the length of some work. It must not be held across storage I/O.
-pub enum Tx {
+pub struct Tx {
+    connection: Connection,
+    /// What happened in it and is not written down yet.
+    events: Vec<Event>,
+}
+
+enum Connection {
     Sqlite(Session),
     Postgres(postgres::Held),
 }
 
 /// A connection to SQLite that only reads, or a transaction that rolls back unless it is committed.
-pub enum Session {
+enum Session {
     Read(readers::Reader),
     Write(sqlx::Transaction<'static, Sqlite>),
 }
@@ -131,11 +137,16 @@ impl Session {
 }
 
 impl Tx {
+    fn on(connection: Connection) -> Self {
+        Self { connection, events: Vec::new() }
+    }
+
     /// Makes the changes durable. An error here means that the outcome is unknown.
-    pub async fn commit(self) -> Result<()> {
-        let committed = match self {
-            Self::Sqlite(session) => session.commit().await,
-            Self::Postgres(held) => held.commit().await,
+    pub async fn commit(mut self) -> Result<()> {
+        events::write_down(&mut self).await?;
+        let committed = match self.connection {
+            Connection::Sqlite(session) => session.commit().await,
+            Connection::Postgres(held) => held.commit().await,
         };
         committed.map_err(|error| failed(error, "committing to the catalog"))
     }
@@ -202,13 +213,13 @@ impl Catalog {
 
     /// A connection to read with.
     pub async fn read(&self) -> Result<Tx> {
-        let session = match &self.pools {
+        let connection = match &self.pools {
             Pools::Sqlite { readers, .. } => {
-                readers.acquire().await.map(|connection| Tx::Sqlite(Session::Read(connection)))
+                readers.acquire().await.map(|reader| Connection::Sqlite(Session::Read(reader)))
             }
-            Pools::Postgres(pool) => postgres::Held::reading(pool).await.map(Tx::Postgres),
+            Pools::Postgres(pool) => postgres::Held::reading(pool).await.map(Connection::Postgres),
         };
-        session.map_err(|error| failed(error, "connecting to the catalog"))
+        connection.map(Tx::on).map_err(|error| failed(error, "connecting to the catalog"))
     }
 
     /// The table of this name, as [`tables::find_table`] reads it.
@@ -285,15 +296,15 @@ impl Catalog {
 
 /// A transaction of its own.
 async fn write(pools: &Pools) -> Result<Tx> {
-    let session = match pools {
+    let connection = match pools {
         // Taking the write lock at the start spares a deadlock when a read turns to a write.
         Pools::Sqlite { writer, .. } => writer
             .begin_with("BEGIN IMMEDIATE")
             .await
-            .map(|transaction| Tx::Sqlite(Session::Write(transaction))),
-        Pools::Postgres(pool) => postgres::Held::writing(pool).await.map(Tx::Postgres),
+            .map(|transaction| Connection::Sqlite(Session::Write(transaction))),
+        Pools::Postgres(pool) => postgres::Held::writing(pool).await.map(Connection::Postgres),
     };
-    session.map_err(|error| failed(error, "connecting to the catalog"))
+    connection.map(Tx::on).map_err(|error| failed(error, "connecting to the catalog"))
 }
 
 /// What a driver's error means when nothing in particular was expected.

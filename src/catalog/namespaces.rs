@@ -116,7 +116,7 @@ pub async fn insert_namespace(
         }
     })?;
     let object = Object::Namespace(id.clone());
-    insert_event(tx, &Event::new(EventKind::NamespaceCreated, object, caller, now_us)).await
+    insert_event(tx, Event::new(EventKind::NamespaceCreated, object, caller, now_us)).await
 }
 
 /// # Errors

@@ -287,7 +287,7 @@ pub async fn insert_table(
         (TableState::Created, Origin::Catalog) => EventKind::TableCreated,
     };
     let event = Event::new(kind, Object::Table(id.clone()), caller, now_us);
-    insert_event(tx, &Event { table: Some(new.key), ..event }).await
+    insert_event(tx, Event { table: Some(new.key), ..event }).await
 }
 
 /// Makes the transaction the only one that looks for and takes an explicit location.
@@ -313,7 +313,7 @@ pub async fn delete_if_declared(
     .map_err(|error| failed(error, "taking back a table"))?;
     if is_gone {
         let event = Event::of_table(EventKind::TableDeregistered, table, caller, now_us);
-        insert_event(tx, &event).await?;
+        insert_event(tx, event).await?;
     }
     Ok(is_gone)
 }
@@ -429,7 +429,7 @@ pub async fn rename_table(
         updated_at_us = $5 WHERE table_id = $1 AND namespace_id <> $6";
     give_name(tx, SQL, table, namespace, new_id, caller, now_us).await?;
     let event = Event::of_table(EventKind::TableRenamed, table, caller, now_us);
-    insert_event(tx, &event.with("new_id", new_id.to_list())).await
+    insert_event(tx, event.with("new_id", new_id.to_list())).await
 }
 
 /// Moves a table to a name, by a statement that says from where.

@@ -62,7 +62,7 @@ pub async fn insert_shared(
         transaction_id: Some(id.to_owned()),
         ..Event::of_table(EventKind::VersionCreated, table, caller, now_us)
     };
-    insert_event(tx, &event.with("operation", "Append")).await
+    insert_event(tx, event.with("operation", "Append")).await
 }
 
 /// The transaction that made the version which a commit shares with others, and who committed it;

@@ -241,7 +241,7 @@ pub async fn insert_version(
         Some(operation) => event.with("operation", operation.as_str()),
         None => event,
     };
-    insert_event(tx, &event).await?;
+    insert_event(tx, event).await?;
     Ok(true)
 }
 

@@ -567,7 +567,7 @@ impl Engine {
                 let table = tables::find_table_by_key(tx, *table).await?.ok_or_else(gone)?;
                 tables::delete_table(tx, &table).await?;
                 let event = Event::of_table(EventKind::TableDeregistered, &table, caller, now_us);
-                events::insert_event(tx, &event).await?;
+                events::insert_event(tx, event).await?;
                 Ok(TableChanged::Deregistered(table))
             }
             Step::Settle(_) => Err(Error::internal("committing a batch", "it changes no table")),

@@ -46,7 +46,7 @@ impl Engine {
             return Ok(false);
         }
         let event = Event::of_table(EventKind::TableDropped, table, caller, now_us);
-        events::insert_event(tx, &event).await?;
+        events::insert_event(tx, event).await?;
         if self.keeps_dropped() {
             return Ok(true);
         }
@@ -94,7 +94,7 @@ impl Engine {
         let now_us = self.now_us();
         dropped::undrop_table(&mut tx, &table, &namespace, new_id, caller, now_us).await?;
         let event = Event::of_table(EventKind::TableUndropped, &table, caller, now_us);
-        events::insert_event(&mut tx, &event.with("new_id", new_id.to_list())).await?;
+        events::insert_event(&mut tx, event.with("new_id", new_id.to_list())).await?;
         tx.commit().await?;
         tracing::info!(table.id = %id, %new_id, %caller, "undropped table");
         Ok(Table { id: new_id.clone(), ..table })
@@ -163,7 +163,7 @@ impl Engine {
         removals::insert_removal(tx, &table.location, self.now_us()).await?;
         if let Some(caller) = caller {
             let event = Event::of_table(EventKind::TablePurged, table, caller, self.now_us());
-            events::insert_event(tx, &event).await?;
+            events::insert_event(tx, event).await?;
         }
         Ok(true)
     }

@@ -22,7 +22,7 @@ impl Engine {
     pub async fn record_events(&self, all: &[Event]) -> Result<()> {
         let mut tx = self.catalog.write().await?;
         for event in all {
-            events::insert_event(&mut tx, event).await?;
+            events::insert_event(&mut tx, event.clone()).await?;
         }
         tx.commit().await
     }

@@ -355,7 +355,7 @@ pub(super) async fn record_deletion(
     });
     let ranges: Vec<serde_json::Value> = ranges.collect();
     let event = event.with("count", versions.len()).with("ranges", ranges);
-    events::insert_event(tx, &event).await
+    events::insert_event(tx, event).await
 }
 
 /// The ranges of some versions, oldest first, each up to and without its end: one around all of

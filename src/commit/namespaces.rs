@@ -215,6 +215,6 @@ impl Engine {
         namespaces::delete_namespace(tx, namespace).await?;
         let object = Object::Namespace(namespace.id.clone());
         let event = Event::new(EventKind::NamespaceDropped, object, caller, self.now_us());
-        events::insert_event(tx, &event).await
+        events::insert_event(tx, event).await
     }
 }

@@ -56,6 +56,6 @@ impl Engine {
         caller: &Caller,
     ) -> Result<()> {
         let event = Event::new(kind, object, caller, self.now_us());
-        events::insert_event(tx, &event.with(DELETION_PROTECTION, is_protected)).await
+        events::insert_event(tx, event.with(DELETION_PROTECTION, is_protected)).await
     }
 }

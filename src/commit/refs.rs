@@ -193,7 +193,7 @@ impl Engine {
             ..Event::of_table(EventKind::BranchCreated, table, caller, self.now_us())
         };
         versions::insert_version(&mut tx, table, first, None).await?;
-        events::insert_event(&mut tx, &event).await?;
+        events::insert_event(&mut tx, event).await?;
         tx.commit().await
     }
 

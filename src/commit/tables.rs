@@ -102,7 +102,7 @@ impl Engine {
                     tables::delete_table(&mut tx, &existing).await?;
                     let kind = EventKind::TableDeregistered;
                     let event = Event::of_table(kind, &existing, caller, self.now_us());
-                    events::insert_event(&mut tx, &event).await?;
+                    events::insert_event(&mut tx, event).await?;
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Engine {
         let table = tables::get_table(&mut tx, id).await?;
         tables::delete_table(&mut tx, &table).await?;
         let event = Event::of_table(EventKind::TableDeregistered, &table, caller, self.now_us());
-        events::insert_event(&mut tx, &event).await?;
+        events::insert_event(&mut tx, event).await?;
         tx.commit().await?;
         tracing::info!(table.id = %id, %caller, "deregistered table");
         Ok(table)

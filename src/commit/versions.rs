@@ -106,7 +106,7 @@ impl Engine {
                     version: newest,
                     ..Event::of_table(kind, table, &server, self.now_us())
                 };
-                events::insert_event(&mut tx, &event).await?;
+                events::insert_event(&mut tx, event).await?;
             }
             last = Some(version);
         }

@@ -203,6 +203,27 @@ both! {
 }
 
 both! {
+    async fn one_change_may_be_many_events(server: TestServer) {
+        server.create_namespace("ns").await;
+        server.create_namespace("ns$sub").await;
+        let names: BTreeSet<String> = (0..131).map(|n| format!("t{n:03}")).collect();
+        for name in &names {
+            server.with_declared(&format!("ns$sub${name}")).await;
+        }
+        let drop = json!({"behavior": "Cascade"});
+        server.post(&namespace("ns", "drop"), drop).await.ok();
+        let told = events(&server, "kind=table.dropped").await;
+        let told = told.iter().map(|event| strings(&event["table"]).pop().expect("a name"));
+        assert_eq!(told.clone().count(), names.len());
+        assert_eq!(told.collect::<BTreeSet<_>>(), names);
+        // The tables, what they were in, and what that was in.
+        let told = kinds(&events(&server, "").await);
+        let after = ["table.dropped", "namespace.dropped", "namespace.dropped"];
+        assert_eq!(told[told.len() - 3..], after);
+    }
+}
+
+both! {
     /// One that a newer server wrote, or that is broken, keeps nobody from the others.
     async fn what_cannot_be_read_is_stepped_over(server: TestServer) {
         for name in ["a", "b", "c", "d"] {
