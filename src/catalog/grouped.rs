@@ -150,7 +150,7 @@ mod tests {
         catalog.migrate().await.unwrap();
         let Pools::Sqlite { writer, .. } = &catalog.pools else { panic!("SQLite") };
         sqlx::query(REFUSE).execute(writer).await.unwrap();
-        // The first waits for this one's end, and the others for the first's.
+        // They wait for its end, together.
         let before = catalog.write().await.unwrap();
         let told = (0..3).map(|at_us| {
             let (object, caller) =

@@ -62,7 +62,7 @@ impl Drop for Lingering {
         }
         let Ok(runtime) = Handle::try_current() else { return };
         let mut rest = std::mem::take(&mut self.body).into_data_stream();
-        runtime.spawn(timeout(MAX_TIME, async move {
+        let read_on = async move {
             let mut bytes = 0;
             while let Ok(Some(Ok(chunk))) = timeout(MAX_PAUSE, rest.next()).await {
                 bytes += chunk.len() as u64;
@@ -70,6 +70,7 @@ impl Drop for Lingering {
                     break;
                 }
             }
-        }));
+        };
+        runtime.spawn(async move { timeout(MAX_TIME, read_on).await });
     }
 }
