@@ -1,7 +1,7 @@
 //! What a server tells of itself: metrics in the format of Prometheus, traces by OTLP.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -121,7 +121,9 @@ async fn requests_are_traced() {
     let (endpoint, received) = collector().await;
     let home = tempfile::TempDir::with_prefix("tiltyard-traces-").expect("a folder");
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--otlp-endpoint", &endpoint];
-    let mut serving = Serving::start(tiltyard(home.path(), &arguments));
+    let mut server = tiltyard(home.path(), &arguments);
+    server.env("OTEL_BSP_SCHEDULE_DELAY", "500");
+    let mut serving = Serving::start(server);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let send = async |path: &str, body: Vec<u8>| {
         let request = client.post(format!("{}{path}", serving.base)).body(body);
@@ -133,16 +135,26 @@ async fn requests_are_traced() {
     send("/v1/namespace/ns/create", b"{}".to_vec()).await;
     send("/v1/table/ns$t/create", ipc(&[batch_ab(0..3)])).await;
     send("/v1/table/ns$t/count_rows", b"{}".to_vec()).await;
+    let holds_all = || {
+        let received = received.lock().expect("what was received");
+        let names =
+            ["tiltyard", "CreateTable", "CountTableRows", "sql", "INSERT INTO table_versions"];
+        let missing = names.into_iter().find(|name| !holds(&received, name.as_bytes()));
+        missing.map_or(Ok(()), |name| Err(format!("{name} is missing")))
+    };
     // A span is open while one within it is, and Lance's own threads end theirs when they come to it.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    while holds_all().is_err() && began.elapsed() < Duration::from_secs(60) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    holds_all().expect("what was done");
     // What was not sent yet is sent at the end.
+    send("/v1/table/ns$t/describe", b"{}".to_vec()).await;
     let status = tokio::task::spawn_blocking(move || serving.terminate()).await.expect("a task");
     assert!(status.success());
     let received = received.lock().expect("what was received").clone();
     let trace: Vec<u8> = (1..=16).collect();
     assert!(holds(&received, &trace), "the caller's trace is not continued");
-    for name in ["tiltyard", "CreateTable", "CountTableRows", "sql", "INSERT INTO table_versions"] {
-        assert!(holds(&received, name.as_bytes()), "{name} is missing");
-    }
+    assert!(holds(&received, b"DescribeTable"), "the last is missing");
     assert!(holds(&received, b"get_opts") || holds(&received, b"get_range"), "no call of storage");
 }
