@@ -8,7 +8,7 @@ use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{Asked, Branch, Event, EventKind, NamespaceId, Object, TableId};
 
-/// How many events are written down at once; a power of two.
+/// How many events are written down at once.
 const WRITTEN_AT_ONCE: usize = 64;
 /// How many events get numbers at once.
 const NUMBERED_AT_ONCE: i64 = 1000;
@@ -95,7 +95,7 @@ pub(super) async fn write_down(tx: &mut Tx) -> Result<()> {
     let mut rest = &*events;
     while !rest.is_empty() {
         // Few texts, so that each is prepared once.
-        let (now, later) = rest.split_at(1 << rest.len().min(WRITTEN_AT_ONCE).ilog2());
+        let (now, later) = rest.split_at(1 << rest.len().ilog2());
         insert_events(tx, now).await?;
         rest = later;
     }

@@ -33,12 +33,8 @@ impl Begun {
     /// Sends the head of a request with a body that is `length` bytes long, and waits until the server
     /// begins to read that.
     pub fn of(server: &TestServer, path: &str, headers: &[(&str, &str)], length: usize) -> Self {
-        let mut socket = open(server);
-        let mut head = head(server, "POST", path, headers);
-        head.push_str(&format!("content-length: {length}\r\nexpect: 100-continue\r\n"));
-        head.push_str("connection: close\r\n\r\n");
-        socket.write_all(head.as_bytes()).expect("the head is sent");
-        assert_eq!(status(&mut socket), 100, "{path}");
+        let (socket, status) = ask(server, path, headers, length);
+        assert_eq!(status, 100, "{path}");
         Self { socket, path: path.into() }
     }
 
@@ -93,11 +89,22 @@ pub fn slow_body_then_another(server: &TestServer, path: &str, body: &[u8]) -> [
 
 /// The status of the answer to the head of a request that asks whether to send its body.
 pub fn asked(server: &TestServer, path: &str, length: usize) -> u16 {
+    ask(server, path, &[], length).1
+}
+
+fn ask(
+    server: &TestServer,
+    path: &str,
+    headers: &[(&str, &str)],
+    length: usize,
+) -> (TcpStream, u16) {
     let mut socket = open(server);
-    let mut head = head(server, "POST", path, &[]);
-    head.push_str(&format!("content-length: {length}\r\nexpect: 100-continue\r\n\r\n"));
+    let mut head = head(server, "POST", path, headers);
+    head.push_str(&format!("content-length: {length}\r\nexpect: 100-continue\r\n"));
+    head.push_str("connection: close\r\n\r\n");
     socket.write_all(head.as_bytes()).expect("the head is sent");
-    status(&mut socket)
+    let status = status(&mut socket);
+    (socket, status)
 }
 
 /// The status of the next answer, whose body is read too.
