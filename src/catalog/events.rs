@@ -4,12 +4,10 @@
 use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
+use super::{INSERTED_AT_ONCE, Tx, failed, from_json, from_sql, parts, run, to_json, to_sql};
 use crate::error::{Error, Result};
 use crate::model::{Asked, Branch, Event, EventKind, NamespaceId, Object, TableId};
 
-/// How many events are written down at once.
-const WRITTEN_AT_ONCE: usize = 64;
 /// How many events get numbers at once.
 const NUMBERED_AT_ONCE: i64 = 1000;
 /// How many numbers one look goes through, whatever it looks for.
@@ -85,19 +83,13 @@ impl EventRow {
 /// Writes down what happens in this transaction, at its end at the latest.
 pub async fn insert_event(tx: &mut Tx, event: Event) -> Result<()> {
     tx.events.push(event);
-    if tx.events.len() < WRITTEN_AT_ONCE { Ok(()) } else { write_down(tx).await }
+    if tx.events.len() < INSERTED_AT_ONCE { Ok(()) } else { write_down(tx).await }
 }
 
-/// Writes down what happened, in its order. Many commits share a transaction, and each statement waits
-/// for its own answer: what can be is one.
+/// Writes down what happened, in its order.
 pub(super) async fn write_down(tx: &mut Tx) -> Result<()> {
-    let events = std::mem::take(&mut tx.events);
-    let mut rest = &*events;
-    while !rest.is_empty() {
-        // Few texts, so that each is prepared once.
-        let (now, later) = rest.split_at(1 << rest.len().ilog2());
-        insert_events(tx, now).await?;
-        rest = later;
+    for part in parts(std::mem::take(&mut tx.events)) {
+        insert_events(tx, &part).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Pools, Tx, events, write};
+use super::{Pools, Tx, write};
 use crate::error::{Error, Result};
 
 /// The most writes of one transaction.
@@ -116,8 +116,8 @@ async fn commit(pools: &Pools, group: &mut [Box<dyn Member>]) -> Option<Result<(
             return None;
         }
     }
-    // What one of them tells of is no other's fault.
-    match events::write_down(&mut tx).await {
+    // What one of them records or tells of is no other's fault.
+    match tx.write_down().await {
         Err(_) if group.len() > 1 => None,
         Err(error) => Some(Err(error)),
         Ok(()) => Some(tx.commit().await),

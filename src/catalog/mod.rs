@@ -92,6 +92,9 @@ enum Pools {
 /// One connection for the length of some work. It must not be held across storage I/O.
 pub struct Tx {
     connection: Connection,
+    /// What is recorded at its end: many commits share a transaction, and each statement waits for its
+    /// own answer, so that what can be is one.
+    versions: Vec<versions::NewVersion>,
     /// What happened in it and is not written down yet.
     events: Vec<Event>,
 }
@@ -138,12 +141,18 @@ impl Session {
 
 impl Tx {
     fn on(connection: Connection) -> Self {
-        Self { connection, events: Vec::new() }
+        Self { connection, versions: Vec::new(), events: Vec::new() }
+    }
+
+    /// What waits for its end. Versions are events, too.
+    async fn write_down(&mut self) -> Result<()> {
+        versions::write_down(self).await?;
+        events::write_down(self).await
     }
 
     /// Makes the changes durable. An error here means that the outcome is unknown.
     pub async fn commit(mut self) -> Result<()> {
-        events::write_down(&mut self).await?;
+        self.write_down().await?;
         let committed = match self.connection {
             Connection::Sqlite(session) => session.commit().await,
             Connection::Postgres(held) => held.commit().await,
@@ -349,6 +358,18 @@ fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::internal("writing the catalog", error))
+}
+
+/// The most rows that one statement inserts.
+const INSERTED_AT_ONCE: usize = 64;
+
+/// What one statement inserts after the other: as many rows as a power of two, so that few texts have to
+/// be prepared.
+fn parts<T>(mut rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    std::iter::from_fn(move || {
+        let later = rows.split_off(1 << rows.len().checked_ilog2()?);
+        Some(std::mem::replace(&mut rows, later))
+    })
 }
 
 /// Versions and counts are `u64` in Lance and `BIGINT` in SQL.

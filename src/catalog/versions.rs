@@ -1,11 +1,17 @@
 //! Versions: the index of the manifests in storage.
 
+use std::collections::HashSet;
+
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
 use super::dropped::NOWHERE;
 use super::events::insert_event;
-use super::{Tx, failed, from_json, from_sql, run, to_json, to_sql};
+use super::{INSERTED_AT_ONCE, Tx, failed, from_json, from_sql, parts, run, to_json, to_sql};
 use crate::error::Result;
 use crate::model::{
-    Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Page, Table, TableVersion,
+    Branch, Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Page, Table,
+    TableVersion,
 };
 use crate::telemetry::meters;
 
@@ -187,6 +193,32 @@ pub async fn list_versions(
     rows.into_iter().map(VersionRow::into_version).collect()
 }
 
+/// A version that is to be recorded, and what is told of it if that changes anything.
+pub(super) struct NewVersion {
+    table: Uuid,
+    branch: Branch,
+    version: TableVersion,
+    event: Option<Event>,
+}
+
+impl NewVersion {
+    fn new(table: &Table, version: &TableVersion, caller: Option<&Caller>) -> Self {
+        let event = caller.map(|caller| {
+            let event = Event {
+                branch: Some(table.branch.clone()),
+                version: Some(version.manifest.version),
+                transaction_id: version.transaction_id.clone(),
+                ..Event::of_table(EventKind::VersionCreated, table, caller, version.committed_at_us)
+            };
+            match &version.operation {
+                Some(operation) => event.with("operation", operation.as_str()),
+                None => event,
+            }
+        });
+        Self { table: table.key, branch: table.branch.clone(), version: version.clone(), event }
+    }
+}
+
 /// Records a version. What this server committed wins over what a reader adopted a moment before,
 /// because only the committer knows who did it; a second adoption changes nothing. It is an event
 /// of the caller, if there is one. Answers whether anything changed.
@@ -196,53 +228,80 @@ pub async fn insert_version(
     version: &TableVersion,
     caller: Option<&Caller>,
 ) -> Result<bool> {
-    const SQL: &str = "INSERT INTO table_versions (table_id, branch, version, manifest_path, \
-        manifest_size, e_tag, naming_scheme, origin, operation, transaction_id, committed_by, \
-        committed_at_us, properties) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
-        ON CONFLICT (table_id, branch, version) DO UPDATE SET origin = excluded.origin, \
-        operation = excluded.operation, transaction_id = excluded.transaction_id, \
-        committed_by = excluded.committed_by, committed_at_us = excluded.committed_at_us, \
-        properties = excluded.properties \
-        WHERE excluded.origin = 'catalog' AND table_versions.origin = 'foreign'";
-    let manifest = &version.manifest;
-    let properties = to_json(&version.properties)?;
-    let rows = run!(&mut *tx, |c| sqlx::query(SQL)
-        .bind(table.key)
-        .bind(table.branch.as_str())
-        .bind(to_sql(manifest.version))
-        .bind(&manifest.path)
-        .bind(manifest.size_bytes.map(to_sql))
-        .bind(&manifest.e_tag)
-        .bind(manifest.naming_scheme.as_str())
-        .bind(version.origin.as_str())
-        .bind(&version.operation)
-        .bind(&version.transaction_id)
-        .bind(&version.committed_by)
-        .bind(version.committed_at_us)
-        .bind(&properties)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))
-    .map_err(|error| failed(error, "recording a version"))?;
-    if rows == 0 {
-        return Ok(false);
+    let changed = insert_versions(tx, vec![NewVersion::new(table, version, caller)]).await?;
+    Ok(changed > 0)
+}
+
+/// As [`insert_version`], at the end of this transaction at the latest.
+pub async fn insert_version_later(
+    tx: &mut Tx,
+    table: &Table,
+    version: &TableVersion,
+    caller: Option<&Caller>,
+) -> Result<()> {
+    tx.versions.push(NewVersion::new(table, version, caller));
+    if tx.versions.len() < INSERTED_AT_ONCE { Ok(()) } else { write_down(tx).await }
+}
+
+/// Records what waits for the end of its transaction.
+pub(super) async fn write_down(tx: &mut Tx) -> Result<()> {
+    for part in parts(std::mem::take(&mut tx.versions)) {
+        insert_versions(tx, part).await?;
     }
-    meters::recorded(version.origin.as_str(), version.operation.as_deref());
-    let Some(caller) = caller else { return Ok(true) };
-    let kind = EventKind::VersionCreated;
-    let event = Event {
-        branch: Some(table.branch.clone()),
-        version: Some(manifest.version),
-        transaction_id: version.transaction_id.clone(),
-        ..Event::of_table(kind, table, caller, version.committed_at_us)
-    };
-    let event = match &version.operation {
-        Some(operation) => event.with("operation", operation.as_str()),
-        None => event,
-    };
-    insert_event(tx, event).await?;
-    Ok(true)
+    Ok(())
+}
+
+/// Answers how many changed anything.
+async fn insert_versions(tx: &mut Tx, new: Vec<NewVersion>) -> Result<usize> {
+    let properties: Vec<String> =
+        new.iter().map(|new| to_json(&new.version.properties)).collect::<Result<_>>()?;
+    let changed = run!(&mut *tx, |c| {
+        let mut insert = QueryBuilder::new(
+            "INSERT INTO table_versions (table_id, branch, version, manifest_path, manifest_size, \
+            e_tag, naming_scheme, origin, operation, transaction_id, committed_by, \
+            committed_at_us, properties) ",
+        );
+        insert.push_values(new.iter().zip(&properties), |mut row, (new, properties)| {
+            let NewVersion { table, branch, version, .. } = new;
+            let manifest = &version.manifest;
+            row.push_bind(*table)
+                .push_bind(branch.as_str())
+                .push_bind(to_sql(manifest.version))
+                .push_bind(&manifest.path)
+                .push_bind(manifest.size_bytes.map(to_sql))
+                .push_bind(&manifest.e_tag)
+                .push_bind(manifest.naming_scheme.as_str())
+                .push_bind(version.origin.as_str())
+                .push_bind(&version.operation)
+                .push_bind(&version.transaction_id)
+                .push_bind(&version.committed_by)
+                .push_bind(version.committed_at_us)
+                .push_bind(properties);
+        });
+        insert.push(
+            " ON CONFLICT (table_id, branch, version) DO UPDATE SET origin = excluded.origin, \
+            operation = excluded.operation, transaction_id = excluded.transaction_id, \
+            committed_by = excluded.committed_by, committed_at_us = excluded.committed_at_us, \
+            properties = excluded.properties \
+            WHERE excluded.origin = 'catalog' AND table_versions.origin = 'foreign' \
+            RETURNING table_id, branch, version",
+        );
+        insert.build_query_as::<(Uuid, String, i64)>().fetch_all(c).await
+    })
+    .map_err(|error| failed(error, "recording a version"))?;
+    let count = changed.len();
+    let mut changed: HashSet<_> = changed.into_iter().collect();
+    for NewVersion { table, branch, version, event } in new {
+        let place = (table, branch.as_str().to_owned(), to_sql(version.manifest.version));
+        if !changed.remove(&place) {
+            continue;
+        }
+        meters::recorded(version.origin.as_str(), version.operation.as_deref());
+        if let Some(event) = event {
+            insert_event(tx, event).await?;
+        }
+    }
+    Ok(count)
 }
 
 /// Forgets a version whose manifest is gone from storage, such as one that a clean-up removed.

@@ -86,7 +86,7 @@ impl Engine {
         let maker = finished
             .iter()
             .find(|one| version.transaction_id.as_ref() == Some(&one.outcome.transaction_id));
-        versions::insert_version(tx, table, version, maker.map(|one| &one.caller)).await?;
+        versions::insert_version_later(tx, table, version, maker.map(|one| &one.caller)).await?;
         if let Some(first) = finished.first()
             && (table.state == TableState::Declared || version.manifest.version == 1)
         {
