@@ -8,6 +8,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use super::lookups::Lookups;
 use super::postgres::in_time;
 use super::readers::Readers;
 use super::{Connection, Pools, Tx};
@@ -112,8 +113,10 @@ async fn connect(url: &str, max_connections: u32) -> Result<Pools> {
         .connect_with(options.clone())
         .await
         .map_err(|error| unreachable(&error))?;
+    let lookups = Lookups::open(options.get_filename(), SQLITE_READERS);
     let readers = Readers::open(options, SQLITE_READERS, ACQUIRE_TIMEOUT).await;
-    Ok(Pools::Sqlite { readers: readers.map_err(|error| unreachable(&error))?, writer })
+    let readers = readers.map_err(|error| unreachable(&error))?;
+    Ok(Pools::Sqlite { readers, lookups, writer })
 }
 
 fn unreachable(error: &sqlx::Error) -> Error {

@@ -1,73 +1,113 @@
-//! Looking tables up by their names, which nearly every request begins with.
+//! Rows of SQLite that are looked up by their key, where every request and every commit begins.
 //!
-//! A connection to SQLite is a thread of its own: waking it takes longer than finding a row. Those who
-//! ask while it is at work are answered by the next statement together.
+//! A connection of sqlx to SQLite is a thread of its own, and waking it takes several times as long as
+//! finding a row. So the few statements here run in the thread that asks, over connections of their
+//! own. They never wait: what another holds, and whatever goes wrong, is left to [`super::readers`].
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use rusqlite::{Connection, OpenFlags, Params, Row};
 
-use super::readers::Readers;
-use super::{Connection, Session, Tx, failed, tables};
-use crate::error::{Error, Result};
-use crate::model::{Table, TableId};
+/// How much of the file each connection remembers, in KiB: the upper pages of the trees. A larger memory
+/// is a slower one, since the rest is mapped.
+const CACHE_KIB: i64 = 4 << 10;
+/// How much of the file is read as memory, in bytes, which spares a copy of each page. Where reading
+/// fails the process ends, as it does already for the index of SQLite's log.
+const MAPPED_BYTES: i64 = 1 << 30;
 
-/// How many statements run at once: while the answers of one are sent, another is at work.
-const ASKING: usize = 2;
-
-/// Where those who ask wait for the next statement.
+/// A handle on the connections; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Lookups(mpsc::UnboundedSender<Lookup>);
-
-struct Lookup {
-    id: TableId,
-    answer: oneshot::Sender<Result<Option<Table>>>,
-}
+pub(super) struct Lookups(Arc<[Mutex<Option<Connection>>]>);
 
 impl Lookups {
-    /// Starts the tasks that ask; they end when the last handle is dropped.
-    pub(super) fn start(readers: &Readers) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..ASKING {
-            tokio::spawn(serve(readers.clone(), receiver.clone()));
-        }
-        Self(sender)
+    /// As many connections as there are threads that ask, `most` at most; none to what is no file, such
+    /// as a database in memory.
+    pub(super) fn open(file: &Path, most: usize) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let opened: rusqlite::Result<_> =
+            (0..threads.clamp(1, most)).map(|_| connect(file).map(Some).map(Mutex::new)).collect();
+        Self(opened.unwrap_or_else(|error| {
+            tracing::debug!(%error, "rows are looked up in another way");
+            Arc::default()
+        }))
     }
 
-    /// The table as it is at some moment between the call and the answer.
-    pub(super) async fn find(&self, id: &TableId) -> Result<Option<Table>> {
-        let (answer, found) = oneshot::channel();
-        let ended = || Error::internal("reading a table", "whoever reads it has ended");
-        self.0.send(Lookup { id: id.clone(), answer }).map_err(|_| ended())?;
-        found.await.map_err(|_| ended())?
+    /// The one row that a statement finds, if any; nothing at all when it has to be asked in another
+    /// way.
+    pub(super) fn find<T>(
+        &self,
+        sql: &'static str,
+        bound: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Option<Option<T>> {
+        let mut slot = self.0.iter().find_map(|slot| slot.try_lock().ok())?;
+        let connection = slot.as_mut()?;
+        let _span = tracing::debug_span!("sql", otel.kind = "client", db.statement = sql).entered();
+        match connection.prepare_cached(sql).and_then(|mut found| found.query_row(bound, read)) {
+            Ok(row) => Some(Some(row)),
+            Err(rusqlite::Error::QueryReturnedNoRows) => Some(None),
+            Err(error) => {
+                tracing::debug!(%error, "a row is looked up in another way");
+                None
+            }
+        }
+    }
+
+    /// Closes all connections, each after what it is at.
+    pub(super) fn close(&self) {
+        for slot in self.0.iter() {
+            slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        }
     }
 }
 
-async fn serve(readers: Readers, receiver: Arc<Mutex<mpsc::UnboundedReceiver<Lookup>>>) {
-    let mut waiting = Vec::new();
-    loop {
-        if receiver.lock().await.recv_many(&mut waiting, tables::MOST_AT_ONCE).await == 0 {
-            return;
-        }
-        let ids: Vec<&TableId> = waiting.iter().map(|lookup| &lookup.id).collect();
-        let found = async {
-            let reader = readers.acquire().await;
-            let reader = reader.map_err(|error| failed(error, "connecting to the catalog"))?;
-            tables::find_tables(&mut Tx::on(Connection::Sqlite(Session::Read(reader))), &ids).await
-        };
-        // Whoever asked may be gone.
-        match found.await {
-            Ok(found) => {
-                for (lookup, table) in waiting.drain(..).zip(found) {
-                    let _ = lookup.answer.send(Ok(table));
-                }
-            }
-            Err(error) => {
-                for lookup in waiting.drain(..) {
-                    let _ = lookup.answer.send(Err(error.for_another("reading a table")));
-                }
-            }
-        }
+fn connect(file: &Path) -> rusqlite::Result<Connection> {
+    // A lock of each connection, where nobody else has it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SQL: &str = "SELECT number FROM rows WHERE name = $1";
+
+    fn number(row: &Row<'_>) -> rusqlite::Result<i64> {
+        row.get(0)
+    }
+
+    #[test]
+    fn rows_are_found_as_they_are_and_what_cannot_be_is_left_to_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("lookups.db");
+        let writer = Connection::open(&file).expect("a database");
+        let lookups = Lookups::open(&file, 2);
+        let find = |name| lookups.find(SQL, (name,), number);
+        assert_eq!(find("a"), None, "there is no such table yet");
+        let made = "PRAGMA journal_mode = wal; CREATE TABLE rows (name TEXT, number BIGINT)";
+        writer.execute_batch(made).expect("a table");
+        assert_eq!(find("a"), Some(None));
+        writer.execute_batch("INSERT INTO rows VALUES ('a', 1)").expect("a row");
+        assert_eq!(find("a"), Some(Some(1)));
+        writer.execute_batch("BEGIN IMMEDIATE; UPDATE rows SET number = 2").expect("a change");
+        assert_eq!(find("a"), Some(Some(1)), "it is not committed, and nobody waits for it");
+        writer.execute_batch("COMMIT").expect("a change");
+        assert_eq!(find("a"), Some(Some(2)));
+        assert_eq!(lookups.find("DELETE FROM rows RETURNING number", (), number), None);
+
+        let held: Vec<_> = lookups.0.iter().map(|slot| slot.lock().expect("a slot")).collect();
+        assert_eq!(find("a"), None, "all connections are taken");
+        drop(held);
+        lookups.close();
+        assert_eq!(find("a"), None, "it is closed");
+        let nowhere = Lookups::open(&folder.path().join("nowhere.db"), 2);
+        assert_eq!(nowhere.find(SQL, ("a",), number), None, "there is no such file");
     }
 }

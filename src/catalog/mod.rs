@@ -1,4 +1,4 @@
-//! The truth about names, in SQL; the only module that names sqlx.
+//! The truth about names, in SQL; the only module that names sqlx (and rusqlite, for `lookups.rs`).
 //!
 //! Every statement is one text for SQLite and PostgreSQL (`$1` placeholders, time as `BIGINT`
 //! microseconds, no `FOR UPDATE`), compiled once for each driver by [`run!`]. What cannot be the
@@ -36,7 +36,7 @@ use futures::future::BoxFuture;
 use sqlx::{PgPool, Sqlite, SqliteConnection, SqlitePool};
 
 use crate::error::{Error, Result};
-use crate::model::{Event, Table, TableId};
+use crate::model::Event;
 use crate::telemetry::meters;
 
 pub use transfer::move_catalog;
@@ -72,8 +72,6 @@ use run;
 pub struct Catalog {
     pools: Pools,
     group: grouped::Group,
-    /// Of SQLite.
-    lookups: Option<lookups::Lookups>,
     /// The same, with connections of its own, where those of requests may all be taken.
     background: Option<Arc<Catalog>>,
 }
@@ -84,6 +82,7 @@ enum Pools {
     /// where they would otherwise poll the file's lock.
     Sqlite {
         readers: readers::Readers,
+        lookups: lookups::Lookups,
         writer: SqlitePool,
     },
     Postgres(PgPool),
@@ -194,11 +193,7 @@ impl Catalog {
             // One that waits for a row does not hold up all the others.
             Pools::Postgres(_) => 4,
         };
-        let lookups = match &pools {
-            Pools::Sqlite { readers, .. } => Some(lookups::Lookups::start(readers)),
-            Pools::Postgres(_) => None,
-        };
-        Self { group: grouped::Group::start(&pools, writers), lookups, pools, background }
+        Self { group: grouped::Group::start(&pools, writers), pools, background }
     }
 
     /// For what nobody waits for, and for signs of life, which must not wait behind requests.
@@ -231,11 +226,16 @@ impl Catalog {
         connection.map(Tx::on).map_err(|error| failed(error, "connecting to the catalog"))
     }
 
-    /// The table of this name, as [`tables::find_table`] reads it.
-    pub async fn find_table(&self, id: &TableId) -> Result<Option<Table>> {
-        match &self.lookups {
-            Some(lookups) => lookups.find(id).await,
-            None => tables::find_table(&mut self.read().await?, id).await,
+    /// See [`lookups`]; of SQLite only.
+    fn look_up<T>(
+        &self,
+        sql: &'static str,
+        bound: impl rusqlite::Params,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Option<Option<T>> {
+        match &self.pools {
+            Pools::Sqlite { lookups, .. } => lookups.find(sql, bound, read),
+            Pools::Postgres(_) => None,
         }
     }
 
@@ -271,7 +271,7 @@ impl Catalog {
             meters::connections(name, size.saturating_sub(idle), idle, most as usize);
         };
         match &self.pools {
-            Pools::Sqlite { readers, writer } => {
+            Pools::Sqlite { readers, writer, .. } => {
                 let (used, most) = readers.used();
                 meters::connections("readers", used, most - used, most);
                 let most = writer.options().get_max_connections();
@@ -291,7 +291,8 @@ impl Catalog {
     /// Closes the pools after the statements under way.
     pub async fn close(&self) {
         match &self.pools {
-            Pools::Sqlite { readers, writer } => {
+            Pools::Sqlite { readers, lookups, writer } => {
+                lookups.close();
                 readers.close().await;
                 writer.close().await;
             }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::dropped::NOWHERE;
 use super::events::insert_event;
 use super::{
-    Tx, access, dialect, failed, is_foreign_key_violation, is_unique_violation, protection, run,
+    Catalog, Tx, access, dialect, failed, is_foreign_key_violation, is_unique_violation,
+    protection, run,
 };
 use crate::error::{Error, Result};
 use crate::model::{
@@ -46,6 +47,18 @@ impl TableRow {
 }
 
 impl NamelessRow {
+    /// The columns of [`FIND`].
+    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            table_id: Uuid::from_bytes(row.get(0)?),
+            location: row.get(1)?,
+            state: row.get(2)?,
+            origin: row.get(3)?,
+            properties: row.get(4)?,
+            deletion_protection: row.get(5)?,
+        })
+    }
+
     fn named(self, id: TableId) -> Result<Table> {
         let state = if self.state == TableState::Created.as_str() {
             TableState::Created
@@ -82,12 +95,13 @@ impl Shown {
     }
 }
 
+const FIND: &str = "SELECT t.table_id, t.location, t.state, t.origin, t.properties, \
+    t.deletion_protection \
+    FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
+    WHERE n.path = $1 AND t.name = $2";
+
 pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
-    const SQL: &str = "SELECT t.table_id, t.location, t.state, t.origin, t.properties, \
-        t.deletion_protection \
-        FROM tables t JOIN namespaces n ON n.namespace_id = t.namespace_id \
-        WHERE n.path = $1 AND t.name = $2";
-    run!(tx, |c| sqlx::query_as::<_, NamelessRow>(SQL)
+    run!(tx, |c| sqlx::query_as::<_, NamelessRow>(FIND)
         .bind(id.namespace.to_stored())
         .bind(id.name.as_str())
         .fetch_optional(c)
@@ -97,46 +111,15 @@ pub async fn find_table(tx: &mut Tx, id: &TableId) -> Result<Option<Table>> {
     .transpose()
 }
 
-/// The most tables that are looked up by one statement.
-pub(super) const MOST_AT_ONCE: usize = 4;
-
-#[derive(sqlx::FromRow)]
-struct NumberedRow {
-    number: i64,
-    #[sqlx(flatten)]
-    table: NamelessRow,
-}
-
-/// As [`find_table`], for each of at most [`MOST_AT_ONCE`].
-pub(super) async fn find_tables(tx: &mut Tx, ids: &[&TableId]) -> Result<Vec<Option<Table>>> {
-    // What is not bound is NULL, which nothing is called. Joined in the order in which it is written.
-    const SQL: &str = "WITH wanted (number, path, name) AS (VALUES (0, $1, $2), (1, $3, $4), \
-        (2, $5, $6), (3, $7, $8)) \
-        SELECT CAST(w.number AS BIGINT) AS number, t.table_id, t.location, t.state, t.origin, \
-        t.properties, t.deletion_protection \
-        FROM wanted w CROSS JOIN namespaces n CROSS JOIN tables t \
-        WHERE n.path = w.path AND t.namespace_id = n.namespace_id AND t.name = w.name";
-    if let [id] = ids {
-        return Ok(vec![find_table(tx, id).await?]);
-    }
-    let names: Vec<(String, &str)> =
-        ids.iter().map(|id| (id.namespace.to_stored(), id.name.as_str())).collect();
-    let rows = run!(tx, |c| {
-        let mut query = sqlx::query_as::<_, NumberedRow>(SQL);
-        for slot in 0..MOST_AT_ONCE {
-            let name = names.get(slot);
-            query = query.bind(name.map(|(path, _)| path)).bind(name.map(|(_, name)| name));
+impl Catalog {
+    /// As [`find_table`], at once if that can be.
+    pub async fn find_table(&self, id: &TableId) -> Result<Option<Table>> {
+        let name = (id.namespace.to_stored(), id.name.as_str());
+        match self.look_up(FIND, name, NamelessRow::of) {
+            Some(row) => row.map(|row| row.named(id.clone())).transpose(),
+            None => find_table(&mut self.read().await?, id).await,
         }
-        query.fetch_all(c).await
-    });
-    let mut found: Vec<Option<Table>> = ids.iter().map(|_| None).collect();
-    for row in rows.map_err(|error| failed(error, "reading tables"))? {
-        let number = usize::try_from(row.number).ok();
-        let place = number.and_then(|number| Some((found.get_mut(number)?, ids.get(number)?)));
-        let (place, id) = place.ok_or_else(|| Error::internal("reading tables", "a number"))?;
-        *place = Some(row.table.named(TableId::clone(id))?);
     }
-    Ok(found)
 }
 
 /// The table that has this key, whatever its name is now; `None` for one that was dropped, too.

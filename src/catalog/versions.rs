@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::dropped::NOWHERE;
 use super::events::insert_event;
-use super::{INSERTED_AT_ONCE, Tx, failed, from_json, from_sql, parts, run, to_json, to_sql};
+use super::{
+    Catalog, INSERTED_AT_ONCE, Tx, failed, from_json, from_sql, parts, run, to_json, to_sql,
+};
 use crate::error::Result;
 use crate::model::{
     Branch, Caller, Event, EventKind, ManifestEntry, NamingScheme, Origin, Page, Table,
@@ -128,22 +130,37 @@ pub struct LineState {
     pub committed_at_us: Option<i64>,
 }
 
-/// How a branch stands; `None` when its table is gone, or dropped.
-pub async fn find_line_state(tx: &mut Tx, table: &Table) -> Result<Option<LineState>> {
-    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM batch_versions b \
-        WHERE b.table_id = $1 AND b.branch = $2) AS is_intended, \
-        v.version AS newest, v.committed_at_us AS committed_at_us \
-        FROM tables t LEFT JOIN table_versions v ON v.table_id = t.table_id AND v.branch = $2 \
-        AND v.version = (SELECT max(n.version) FROM table_versions n \
-        WHERE n.table_id = $1 AND n.branch = $2) \
-        WHERE t.table_id = $1 AND t.namespace_id <> $3";
-    run!(tx, |c| sqlx::query_as::<_, LineState>(SQL)
-        .bind(table.key)
-        .bind(table.branch.as_str())
-        .bind(NOWHERE)
-        .fetch_optional(c)
-        .await)
-    .map_err(|error| failed(error, "looking at a branch"))
+const FIND_LINE_STATE: &str = "SELECT EXISTS (SELECT 1 FROM batch_versions b \
+    WHERE b.table_id = $1 AND b.branch = $2) AS is_intended, \
+    v.version AS newest, v.committed_at_us AS committed_at_us \
+    FROM tables t LEFT JOIN table_versions v ON v.table_id = t.table_id AND v.branch = $2 \
+    AND v.version = (SELECT max(n.version) FROM table_versions n \
+    WHERE n.table_id = $1 AND n.branch = $2) \
+    WHERE t.table_id = $1 AND t.namespace_id <> $3";
+
+impl LineState {
+    /// The columns of [`FIND_LINE_STATE`].
+    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { is_intended: row.get(0)?, newest: row.get(1)?, committed_at_us: row.get(2)? })
+    }
+}
+
+impl Catalog {
+    /// How a branch stands; `None` when its table is gone, or dropped.
+    pub async fn find_line_state(&self, table: &Table) -> Result<Option<LineState>> {
+        let branch = (table.key.as_bytes(), table.branch.as_str(), NOWHERE.as_bytes());
+        if let Some(found) = self.look_up(FIND_LINE_STATE, branch, LineState::of) {
+            return Ok(found);
+        }
+        let mut tx = self.read().await?;
+        run!(&mut tx, |c| sqlx::query_as::<_, LineState>(FIND_LINE_STATE)
+            .bind(table.key)
+            .bind(table.branch.as_str())
+            .bind(NOWHERE)
+            .fetch_optional(c)
+            .await)
+        .map_err(|error| failed(error, "looking at a branch"))
+    }
 }
 
 pub async fn find_version(

@@ -448,7 +448,7 @@ impl Fence for Newest {
     async fn check(&self, version: u64) -> Result<()> {
         let Self { engine, table, line, marks } = self;
         let recorded = line.recorded();
-        let found = {
+        if !marks.is_empty() {
             let mut tx = engine.catalog.read().await?;
             for mark in marks {
                 if !idempotency::is_held(&mut tx, &mark.key_hash, mark.holder).await? {
@@ -456,8 +456,8 @@ impl Fence for Newest {
                     return Err(moved(table, version));
                 }
             }
-            versions::find_line_state(&mut tx, table).await?
-        };
+        }
+        let found = engine.catalog.find_line_state(table).await?;
         let found = found.ok_or_else(|| Error::TableNotFound(table.id.clone()))?;
         if found.is_intended {
             return Err(batch_in_the_way(table, version));

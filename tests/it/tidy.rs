@@ -56,7 +56,7 @@ fn may_use(from: &str, krate: &str) -> bool {
     if of_lance || krate == "object_store" || krate.starts_with("datafusion") {
         return from == "lake";
     }
-    if krate == "sqlx" {
+    if krate == "sqlx" || krate == "rusqlite" {
         return from == "catalog";
     }
     if krate == "axum" {
