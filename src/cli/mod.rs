@@ -11,6 +11,7 @@ mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -85,13 +86,46 @@ fn settings(overrides: &Overrides) -> Result<Settings> {
     Ok(settings)
 }
 
+/// What the threads are called that only wait for files.
+const OF_FILES: &str = "tiltyard-files";
+
 /// Runs async work to its end on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let begun = AtomicUsize::new(0);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(workers)
+        // The workers are begun first.
+        .thread_name_fn(move || {
+            let is_worker = begun.fetch_add(1, Ordering::Relaxed) < workers;
+            if is_worker { "tiltyard-worker" } else { OF_FILES }.to_owned()
+        })
+        .on_thread_start(|| {
+            if std::thread::current().name() == Some(OF_FILES) {
+                let_others_finish();
+            }
+        })
         .build()
         .map_err(|error| Error::internal("starting the runtime", error))?
         .block_on(work)
+}
+
+/// A commit on a disk is a few calls on such threads, some microseconds each. By itself Linux stops
+/// whoever is at work for each of them, and comes back to it after; a thread of `SCHED_BATCH` begins
+/// when a processor is free, or when the other's time is over.
+fn let_others_finish() {
+    #[cfg(target_os = "linux")]
+    {
+        let parameters = libc::sched_param { sched_priority: 0 };
+        // SAFETY: 0 is the calling thread; the parameters are only read, and outlive the call. Where it
+        // is not allowed, all stays as it is, and so does what somebody chose for this process.
+        unsafe {
+            if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
+                libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters);
+            }
+        }
+    }
 }
 
 /// Who is recorded for what the command line changes.
