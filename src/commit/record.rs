@@ -86,11 +86,15 @@ impl Engine {
         let maker = finished
             .iter()
             .find(|one| version.transaction_id.as_ref() == Some(&one.outcome.transaction_id));
-        versions::insert_version_later(tx, table, version, maker.map(|one| &one.caller)).await?;
+        let caller = maker.map(|one| &one.caller);
         if let Some(first) = finished.first()
             && (table.state == TableState::Declared || version.manifest.version == 1)
         {
+            // The version before its table, as whoever adopts it does, or the two wait for each other.
+            versions::insert_version(tx, table, version, caller).await?;
             tables::mark_created(tx, table.key, &first.caller, self.now_us()).await?;
+        } else {
+            versions::insert_version_later(tx, table, version, caller).await?;
         }
         for one in finished {
             let transaction_id = &one.outcome.transaction_id;

@@ -126,6 +126,42 @@ everywhere! {
     }
 }
 
+/// Another server that finds a first version records it, and then that the table has one. Who commits
+/// it does so in the same order, since PostgreSQL ends one of two that wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_version_and_its_adoption_do_not_wait_for_each_other() {
+    const ADOPTING: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'; \
+        INSERT INTO table_versions (table_id, branch, version, manifest_path, naming_scheme, origin, \
+        committed_at_us, properties) \
+        SELECT table_id, 'main', 1, 'somewhere', 'V2', 'foreign', 0, '{}' FROM tables";
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    const ADOPTED: &str = "UPDATE tables SET state = 'created'; ROLLBACK";
+    let Some(server) = TestServer::spawn(Backend::Postgres).await else { return };
+    server.with_declared("ns$t").await;
+    let connect = || PgConnection::connect(server.database().url());
+    let mut other = connect().await.expect("the database");
+    // A transaction sees all the time what it saw first of the others' state.
+    let mut watching = connect().await.expect("the database");
+    sqlx::raw_sql(ADOPTING).execute(&mut other).await.expect("a version that is being adopted");
+    let adopts = async {
+        let waits = async {
+            let mut count = async || {
+                sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut watching).await.expect(WAITING)
+            };
+            while count().await == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waits).await.expect("nobody waits");
+        sqlx::raw_sql(ADOPTED).execute(&mut other).await.expect("nobody holds the table");
+    };
+    let rows = batch_ab(0..3);
+    let ((), inserted) = tokio::join!(adopts, server.insert("ns$t", &rows));
+    assert_eq!(inserted["version"], 1, "{inserted}");
+    assert_eq!(server.values("ns$t").await, [0, 1, 2]);
+}
+
 everywhere! {
     async fn who_does_not_want_to_share_does_not(server: TestServer) {
         server.with_table("ns$t", 1).await;
