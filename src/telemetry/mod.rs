@@ -6,7 +6,9 @@ pub mod traces;
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{FilterExt, dynamic_filter_fn};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
@@ -37,10 +39,18 @@ pub fn install(format: LogFormat, filter: &str, collector: Option<&str>) -> Resu
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let lines = lines.with_filter(filter.and(asked_each_time()));
     let traces = collector.map(traces::layer).transpose()?;
     // Failing means that a subscriber is installed already, which is what was asked for.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(traces).try_init();
     Ok(())
+}
+
+/// Beside a filter of a layer, makes that it is asked of every span and event that it may let through.
+/// One that it always lets through is not asked about, and is lost when the one before on its thread was
+/// asked about and then not made, as sqlx does (<https://github.com/tokio-rs/tracing/issues/2519>).
+fn asked_each_time<S>() -> impl Filter<S> {
+    dynamic_filter_fn(|_, _| true).with_max_level_hint(LevelFilter::TRACE)
 }
 
 /// Sends what was not sent yet. To be called outside of a runtime, at the end of the process.

@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Error, Result};
@@ -50,7 +50,9 @@ where
         .with_target("tiltyard", LevelFilter::DEBUG)
         .with_target("sqlx::query", LevelFilter::DEBUG)
         .with_target("lance_io::object_store", LevelFilter::DEBUG);
-    Ok(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(shown))
+    Ok(tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_filter(shown.and(super::asked_each_time())))
 }
 
 /// For how long the last traces are waited for.
