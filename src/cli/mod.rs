@@ -11,7 +11,8 @@ mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -91,15 +92,13 @@ const OF_FILES: &str = "tiltyard-files";
 
 /// Runs async work to its end on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let begun = AtomicUsize::new(0);
-    tokio::runtime::Builder::new_multi_thread()
+    let is_built = Arc::new(AtomicBool::new(false));
+    let names = is_built.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .worker_threads(workers)
-        // The workers are begun first.
+        // The workers are begun while it is built, all others when they are first needed.
         .thread_name_fn(move || {
-            let is_worker = begun.fetch_add(1, Ordering::Relaxed) < workers;
-            if is_worker { "tiltyard-worker" } else { OF_FILES }.to_owned()
+            if names.load(Ordering::Relaxed) { OF_FILES } else { "tiltyard-worker" }.to_owned()
         })
         .on_thread_start(|| {
             if std::thread::current().name() == Some(OF_FILES) {
@@ -107,8 +106,9 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
             }
         })
         .build()
-        .map_err(|error| Error::internal("starting the runtime", error))?
-        .block_on(work)
+        .map_err(|error| Error::internal("starting the runtime", error))?;
+    is_built.store(true, Ordering::Relaxed);
+    runtime.block_on(work)
 }
 
 /// A commit on a disk is a few calls on such threads, some microseconds each. By itself Linux stops
