@@ -10,11 +10,9 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, OpenFlags, Params, Row};
 
 /// How much of the file each connection remembers, in KiB: the upper pages of the trees. A larger memory
-/// is a slower one, since the rest is mapped.
+/// was a slower one in measurements, and so was a mapped file, whose pages hold up a thread when they are
+/// first touched.
 const CACHE_KIB: i64 = 4 << 10;
-/// How much of the file is read as memory, in bytes, which spares a copy of each page. Where reading
-/// fails the process ends, as it does already for the index of SQLite's log.
-const MAPPED_BYTES: i64 = 1 << 30;
 
 /// A handle on the connections; cheap to clone.
 #[derive(Clone)]
@@ -69,7 +67,6 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(std::time::Duration::ZERO)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
     Ok(connection)
 }
 
